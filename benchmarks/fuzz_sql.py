@@ -1,0 +1,84 @@
+"""Runs random and mutated texts through the reader, the binder and the rules: python -m benchmarks.fuzz_sql [N] [SEED]
+
+A text that makes one of them raise, loses a character or takes over a second is printed with its seed.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+from src.sql_checks import check_catalog
+from src.sql_loader import Catalog, Metric
+from src.sql_text import Script, bind, bind_check, literal, parse, read
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+PIECES = (
+    "' '' \" \"\" ` `` \\ \\' ; -- # \n \r\n /* */ /*! /*!80000 /*M! /*+ %% % %(a)s %(metric_date)s %(dates)s ( ) , . = + - "
+    "SELECT INSERT INTO bi_metrics metrics REPLACE UPDATE DELETE FROM JOIN ON WITH SET STATEMENT @ @@ @x autocommit SESSION "
+    "VALUES AS DATE( CAST( JSON_EXTRACT( SUM( NOW() CURDATE() UUID( CURRENT_TIMESTAMP created_at = BETWEEN AND WHERE a b "
+    "ON DUPLICATE KEY UPDATE 'x' CREATE TEMPORARY TABLE DROP \\G DELIMITER \x00 \x1b \udce9 é \u2028 0 1.5 "
+    "--\u0020Metric:\u0020x\n --\u0020Check:\u0020SELECT\u00201\n --\u0020Allow:\u0020reads-the-clock\n"
+).split(" ")
+
+
+def made_up(rng: random.Random, shipped: list[str]) -> str:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return "".join(chr(rng.randrange(1, 0x300)) for _ in range(rng.randrange(200)))
+    if kind == 1:
+        return rng.choice(["", " "]).join(rng.choices(PIECES, k=rng.randrange(60)))
+    return mutated(rng, rng.choice(shipped), changes=rng.randrange(1, 6))
+
+
+def mutated(rng: random.Random, text: str, changes: int) -> str:
+    for _ in range(changes):
+        start = rng.randrange(len(text) + 1)
+        end = min(len(text), start + rng.choice([0, 0, 1, 5, 200]))
+        text = text[:start] + rng.choice([rng.choice(PIECES), "", text[:end][-20:]]) + text[end:]
+    return text
+
+
+def one(text: str, mode: str) -> None:
+    assert "".join(token.text for token in read(text)) == text
+    script = parse(text)
+    metric = Metric("x", mode, "sql/x.sql", None, False, script)
+    for problem in check_catalog(Catalog((metric,)), [metric], ["cutoff_date"]):
+        assert "\n" not in str(problem)
+        assert str(problem).isprintable()
+        assert 1 <= problem.line <= text.count("\n") + 1
+    use(script)
+
+
+def use(script: Script) -> None:
+    values = {name: literal(name) for name in script.parameters}
+    for statement in script.statements:
+        bound = bind(statement, values)
+        assert "%" in statement.text or bound == statement.text
+    for check in script.header.checks:
+        bind_check(check, values)
+    assert len(script.fingerprint) == 16
+
+
+def main(count: int, seed: int) -> int:
+    shipped = [path.read_text("utf-8") for path in sorted(SQL.rglob("*.sql"))]
+    slowest, started = 0.0, time.perf_counter()
+    for number in range(count):
+        rng = random.Random(seed * 1_000_003 + number)
+        text = made_up(rng, shipped)
+        before = time.perf_counter()
+        try:
+            one(text, rng.choice(["initial", "incremental", "both"]))
+        except Exception:
+            print(f"seed {seed}, text {number}: {text!r}")
+            raise
+        slowest = max(slowest, time.perf_counter() - before)
+    print(f"seed {seed}: {count} texts in {time.perf_counter() - started:.0f} s, slowest {slowest * 1000:.0f} ms, none failed")
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    sys.exit(main(*[*arguments, 200_000, 1][:2] if not arguments else (arguments[0], (arguments[1:] or [1])[0])))

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Sets the project up. Safe to run again: what is there stays.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'END'
+Usage: ./setup.sh [--schema | --demo | --test | --test-all]
+
+  (nothing)    virtual environment in .venv, packages, .env from .env.example
+  --schema     apply sql/schema.sql to the database of .env; existing rows stay
+  --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today
+  --test       install what the tests need and run them on MariaDB
+  --test-all   the same on MySQL, on MariaDB 11.8 and on a cluster as well
+END
+}
+
+say() { printf '==> %s\n' "$*"; }
+die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
+
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+# install_packages COMMAND-IT-BRINGS PACKAGE...: with apt where that is allowed, else name the command.
+install_packages() {
+    local what=$1
+    shift
+    may_install || die "$what is missing; install it with: sudo apt-get install -y --no-install-recommends $*"
+    say "installing $* with apt"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
+        >logs/setup.log 2>&1 || die "apt could not install $*; its words are in logs/setup.log"
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "Python 3.10 or later is needed; name it with PYTHON=/path/to/python3 ./setup.sh"
+}
+
+make_venv() {
+    [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null && return
+    local python
+    python=$(find_python)
+    say "making the virtual environment .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv >/dev/null 2>&1 && return
+    install_packages "the venv module of $python" python3-venv
+    "$python" -m venv --clear .venv || die "$python cannot make a virtual environment"
+}
+
+# install_requirements FILE: only when it changed since the last time.
+install_requirements() {
+    local wanted stamp=.venv/installed-$1
+    wanted=$(cat requirements.txt "$1")
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
+    say "installing the packages of $1"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" || die "pip could not install $1"
+    printf '%s' "$wanted" >"$stamp"
+}
+
+need_mariadb() {
+    PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null || install_packages mariadbd mariadb-server-core
+}
+
+write_env() {
+    (umask 077 && cat >.env)
+    say "wrote .env"
+}
+
+apply_schema() {
+    .venv/bin/python -m src.schema
+}
+
+demo() {
+    local socket
+    socket=$(.venv/bin/python -m demo socket)
+    if [ -f .env ] && ! grep -qxF "DB_SOCKET=$socket" .env; then
+        die "there is a .env that points elsewhere, and it stays as it is; move it away first: mv .env .env.mine"
+    fi
+    need_mariadb
+    .venv/bin/python -m demo start
+    if [ ! -f .env ]; then
+        sed -e "s|^DB_SOCKET=.*|DB_SOCKET=$(printf '%s' "$socket" | sed 's/[&|\\]/\\&/g')|" -e 's/^DB_HOST=.*/DB_HOST=/' \
+            -e 's/^DB_USER=.*/DB_USER=metrics/' -e 's/^DB_NAME=.*/DB_NAME=game/' \
+            -e "s/^METRICS_HISTORY_START=.*/METRICS_HISTORY_START=$(date -d '-89 days' +%F)/" .env.example | write_env
+    fi
+    .venv/bin/python -m demo load
+    apply_schema
+    say "python run_metrics.py --initial"
+    .venv/bin/python run_metrics.py --initial
+    say "python run_metrics.py"
+    .venv/bin/python run_metrics.py
+    say "SELECT metrics, metric_date, value_list FROM bi_metrics, yesterday's rows:"
+    .venv/bin/python -m demo show
+    say "python list_metrics.py --status"
+    .venv/bin/python list_metrics.py --status
+    say "Done. Look around with .venv/bin/python list_metrics.py; stop the database with .venv/bin/python -m demo stop"
+}
+
+# test_on ENGINE [pytest arguments]
+test_on() {
+    local engine=$1
+    shift
+    say "tests on $engine"
+    .venv/bin/python -m pytest -q --engine "$engine" "$@"
+}
+
+main() {
+    [ $# -le 1 ] || { usage >&2; exit 2; }
+    case "${1:-}" in
+        -h | --help) usage; return ;;
+        "" | --schema | --demo | --test | --test-all) ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    make_venv
+    install_requirements requirements.txt
+    case "${1:-}" in
+        "")
+            [ -f .env ] || write_env <.env.example
+            say "Next: fill in .env, apply the tables with ./setup.sh --schema, then run: source .venv/bin/activate;" \
+                "python list_metrics.py --check; python run_metrics.py"
+            ;;
+        --schema) apply_schema ;;
+        --demo) demo ;;
+        --test | --test-all)
+            install_requirements requirements-dev.txt
+            need_mariadb
+            test_on mariadb --ignore tests/cluster
+            [ "$1" = --test ] && return
+            .venv/bin/python -m tests.engines fetch mysql
+            test_on mysql --ignore tests/cluster
+            .venv/bin/python -m tests.engines fetch mariadb-11.8
+            test_on mariadb-11.8 --ignore tests/cluster
+            test_on mariadb tests/cluster
+            ;;
+    esac
+}
+
+main "$@"

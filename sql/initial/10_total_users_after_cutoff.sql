@@ -1,0 +1,34 @@
+-- Metric: total_users_after_cutoff
+-- Description: Users who signed up on or after the cutoff date, up to the end of the metric date
+-- Data Type: card
+-- Check: SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS today JOIN bi_metrics AS day_before ON day_before.metrics = today.metrics AND day_before.metric_date = %(metric_date)s - INTERVAL 1 DAY WHERE today.metrics = 'total_users_after_cutoff' AND today.metric_date = %(metric_date)s AND CAST(JSON_VALUE(today.value_list, '$.total_users') AS SIGNED) < CAST(JSON_VALUE(day_before.value_list, '$.total_users') AS SIGNED)
+
+INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
+WITH per_day AS (
+    -- The dates asked for, so that a day without sign-ups has its row too.
+    SELECT day, 0 AS users
+    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS asked
+    UNION ALL
+    -- All days since the cutoff, also those before start_date: the first date asked for has a past.
+    SELECT DATE(created_at), COUNT(*)
+    FROM users
+    WHERE created_at >= %(cutoff_date)s
+      AND created_at < %(metric_date)s + INTERVAL 1 DAY
+    GROUP BY DATE(created_at)
+), running AS (
+    SELECT day, SUM(SUM(users)) OVER (ORDER BY day) AS total_users
+    FROM per_day
+    GROUP BY day
+), d AS (
+    SELECT
+        'card' AS data_type,
+        JSON_ARRAY('total_users') AS f_list,
+        JSON_OBJECT('total_users', total_users) AS value_list,
+        day AS metric_date
+    FROM running
+    WHERE day >= %(start_date)s
+)
+SELECT 'total_users_after_cutoff', d.data_type, d.f_list, d.value_list, d.metric_date
+FROM d
+ON DUPLICATE KEY UPDATE
+    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;

@@ -1,0 +1,58 @@
+-- Metric: top_100_games_played
+-- Description: The 100 games played most within the 30 days that end with the metric date
+-- Data Type: ranking
+-- Check: SELECT JSON_LENGTH(value_list) AS games FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND JSON_LENGTH(value_list) > 100
+-- Check: SELECT * FROM (SELECT game.*, LAG(plays) OVER (ORDER BY place) AS plays_above FROM bi_metrics JOIN JSON_TABLE(value_list, '$[*]' COLUMNS (place FOR ORDINALITY, number INT PATH '$.rank', plays BIGINT PATH '$.plays')) AS game WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s) AS listed WHERE number <> place OR plays > plays_above OR plays < 1
+
+INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
+WITH asked AS (
+    SELECT day
+    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS dates
+), per_day AS (
+    -- One scan, from 29 days before start_date; counted before anything is joined.
+    SELECT game_id, TO_DAYS(played_at) AS day_number, NULL AS day, COUNT(*) AS plays
+    FROM game_plays
+    WHERE played_at >= %(start_date)s - INTERVAL 29 DAY
+      AND played_at < %(metric_date)s + INTERVAL 1 DAY
+    GROUP BY game_id, TO_DAYS(played_at)
+    UNION ALL
+    -- Every game on every date asked for: a game counts for 30 days after it was played last.
+    SELECT games.id, TO_DAYS(asked.day), asked.day, 0
+    FROM asked
+    CROSS JOIN games
+), rolling AS (
+    SELECT
+        game_id,
+        day,
+        SUM(plays) OVER (
+            PARTITION BY game_id ORDER BY day_number RANGE BETWEEN 29 PRECEDING AND CURRENT ROW
+        ) AS plays
+    FROM per_day
+), ranked AS (
+    SELECT game_id, day, plays, ROW_NUMBER() OVER (PARTITION BY day ORDER BY plays DESC, game_id) AS place
+    FROM rolling
+    WHERE day IS NOT NULL AND plays > 0
+), listed AS (
+    SELECT
+        ranked.day,
+        -- GROUP_CONCAT, because JSON_ARRAYAGG promises no order.
+        GROUP_CONCAT(
+            JSON_OBJECT('rank', place, 'game_id', game_id, 'title', games.title, 'plays', plays) ORDER BY place
+        ) AS top
+    FROM ranked
+    JOIN games ON games.id = ranked.game_id
+    WHERE place <= 100
+    GROUP BY ranked.day
+), d AS (
+    SELECT
+        'ranking' AS data_type,
+        JSON_ARRAY('rank', 'game_id', 'title', 'plays') AS f_list,
+        CONCAT('[', COALESCE(listed.top, ''), ']') AS value_list,
+        asked.day AS metric_date
+    FROM asked
+    LEFT JOIN listed ON listed.day = asked.day
+)
+SELECT 'top_100_games_played', d.data_type, d.f_list, d.value_list, d.metric_date
+FROM d
+ON DUPLICATE KEY UPDATE
+    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
