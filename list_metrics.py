@@ -209,7 +209,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse_arguments(argv)
-    configure_log(None, "WARNING", quiet=False)
+    configure_log(None)
     mode = "initial" if args.initial else "incremental"
     try:
         settings = load_settings()

@@ -4,30 +4,28 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import date
-from itertools import groupby
 from types import FrameType
 
 from config.database import ROOT, Settings, load_settings
 from src.command import CommandParser, not_negative, positive
-from src.dates import ONE_DAY, business_zone, date_range, parse_date, today_in
+from src.dates import business_zone, today_in
 from src.db_manager import DatabaseManager
-from src.errors import DatabaseError, DateError, LockedError, MetricFileError, MetricsError, UsageError
-from src.metric_runner import DateResult, MetricRunner, Options, Work
+from src.errors import DatabaseError, DateError, LockedError, MetricFileError, MetricsError
+from src.metric_runner import MetricRunner, Options
+from src.outcome import Outcome, count, holes_line, later_line
 from src.packet import span
+from src.plan import count_works, dates_asked_for, dates_to_catch_up, works_of
 from src.reporting import Reporter, as_json, configure_log, log
 from src.selection import check_files, select
-from src.sql_loader import Catalog, Metric, load_catalog
+from src.sql_loader import Metric, load_catalog
 from src.store import MetricStore
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
-CATCH_UP_DAYS = 31
 
 EXAMPLES = """\
 examples:
@@ -51,96 +49,69 @@ class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
 
-@dataclass
-class Done:
-    """What a run has behind it, for its last lines."""
-
-    works: Sequence[Work]
-    committed: list[DateResult] = field(default_factory=list)
-    failed: list[Work] = field(default_factory=list)
-
-    @property
-    def remaining(self) -> Sequence[Work]:
-        return self.works[len(self.committed) + len(self.failed) :]
-
-
 class Run:
-    """One call of the command: what was asked for, and the words for what came of it."""
+    """One call of the command."""
 
-    def __init__(self, args: argparse.Namespace, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, args: argparse.Namespace, settings: Settings) -> None:
         self.args = args
         self.settings = settings
-        self.reporter = reporter
+        self.reporter = Reporter(args.quiet or args.json, args.verbose)
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
-        self.mode = "initial" if args.initial else "incremental"
-        self.catalog: Catalog = load_catalog(ROOT / "sql")
-        self.files: tuple[Metric, ...] = select(self.catalog, self.mode, args.metric)
+        self.catalog = load_catalog(ROOT / "sql")
+        self.files = select(self.catalog, "initial" if args.initial else "incremental", args.metric)
+        self.names = [file.name for file in self.files if not file.is_helper]
+        self.twins = {} if args.initial else self.catalog.initial_twins()
         self.database = DatabaseManager(settings)
         self.store = MetricStore(self.database, self.zone)
-        options = Options(args.retries, args.wait, args.keep_going)
-        self.runner = MetricRunner(self.database, self.catalog, self.files, settings.parameters, self.zone, options)
-        self.done = Done(())
+        self.outcome = Outcome(args, ())
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""
-        dates = None if self.args.catch_up else dates_asked_for(self.args, self.settings, self.today)
-        twins = self.catalog.initial_twins() if self.mode == "incremental" else {}
-        to_check = [*self.files, *(twins[file.name] for file in self.files if file.name in twins)]
+        history_start = self.settings.metrics_history_start
+        asked = [] if self.args.catch_up else dates_asked_for(self.args, history_start, self.today)
+        to_check = [*self.files, *(self.twins[file.name] for file in self.files if file.name in self.twins)]
         check_files(self.catalog, to_check, self.settings)
-        self.runner.open()
+        runner = self._runner(asked)
+        runner.open()
         self.store.require_schema()
-        dates = dates or self._dates_to_catch_up()
+        dates = asked or dates_to_catch_up(self.args, self.store.status(self.names).values(), self.today)
         if not dates:
-            self.reporter.say("Nothing to catch up: every metric has its row of that date.")
+            self.reporter.say("Nothing to catch up: every metric has the row of that date.")
             return OK
+        if self.args.catch_up:
+            self.reporter.say(f"Catching up {span(dates)}: {count(len(dates), 'date')}.")
         self._ask_server(to_check, dates)
-        self.done.works = works_of(self.mode, dates, self.args.chunk)
-        return self._rehearse() if self.args.dry_run else self._run()
-
-    def stop(self, error: BaseException) -> None:
-        """Say what was committed and how to go on, after a failure or a signal."""
-        log.error("%s", error)
-        if not self.done.works:
-            return
-        committed = _spans([result.work for result in self.done.committed])
-        lines = [f"Committed {committed}." if committed else "Nothing was committed."]
         if self.args.dry_run:
-            lines = ["A dry run keeps nothing."]
-        elif self.done.remaining:
-            lines.append(f"Resume with: {self._command(self.done.remaining)}")
-        print(" ".join(lines), file=sys.stderr)
-        log.info("%s", " ".join(lines))
+            return self._rehearse(runner, dates)
+        return self._run(runner, dates)
 
-    # --- the dates ----------------------------------------------------------------------------------------------------
+    def interrupted(self, error: Interrupted) -> None:
+        """Stop what the server still does for us, and say what was committed."""
+        self.database.kill_lost_session()
+        log.error("%s", error)
+        self._say_stopped()
 
-    def _dates_to_catch_up(self) -> list[date]:
-        end = last_date(self.args, self.today)
-        newest = self.store.status([file.name for file in self.files if not file.is_helper])
-        if not newest:
-            raise UsageError("--catch-up: no metric has a row yet; load the history: python run_metrics.py --initial")
-        # A newest row that is provisional holds a part of its day, so its date runs again.
-        start = min(status.newest + ONE_DAY if status.newest_is_final else status.newest for status in newest.values())
-        if start > end:
-            return []
-        dates = date_range(start, end)
-        if len(dates) > CATCH_UP_DAYS:
-            raise UsageError(
-                f"--catch-up would run {len(dates)} dates, more than {CATCH_UP_DAYS}; "
-                f"if that is meant, run: {self._command([Work(self.mode, tuple(dates))])}"
-            )
-        self.reporter.say(f"Catching up {span(dates)}: {_count(len(dates), 'date')}.")
-        return dates
+    def _runner(self, dates: Sequence[date]) -> MetricRunner:
+        args = self.args
+        options = Options(args.retries, args.wait, args.keep_going)
+        runner = MetricRunner(self.database, self.catalog, self.files, self.settings.parameters, self.zone, options)
+        if args.initial:
+            each_date = sum(file.mode == "both" for file in self.files)
+            executions = (len(self.files) - each_date) * count_works(args, dates) + each_date * len(dates)
+            runner.on_step = self.reporter.files(executions, dates[-1])
+        return runner
 
     def _ask_server(self, files: Sequence[Metric], dates: Sequence[date]) -> None:
         """Let the server judge the files of a range first, so that day 1 of 300 does not die at file 40."""
         from src.server_checks import ask_server, wrong_engines
 
-        if len(dates) > 1 and (self.args.dates or self.args.last or self.args.catch_up or self.args.initial):
+        args = self.args
+        if len(dates) > 1 and (args.dates or args.last or args.catch_up or args.initial):
             problems = ask_server(self.database, files, self.settings.parameters, dates)
         else:
             problems = list(wrong_engines(self.database, files))
@@ -148,148 +119,68 @@ class Run:
         if errors:
             raise MetricFileError(errors)
 
-    # --- running ------------------------------------------------------------------------------------------------------
-
-    def _run(self) -> int:
+    def _run(self, runner: MetricRunner, dates: Sequence[date]) -> int:
         clock = time.monotonic()
-        works = self.done.works
-        if self.mode == "initial":
-            self.reporter.say(self._announcement(works))
+        self.outcome = outcome = Outcome(self.args, dates)
+        works = count_works(self.args, dates)
+        if self.args.initial:
+            self._announce(dates, works)
         try:
-            for result in self.reporter.follow(self.runner.run(works), len(works)):
-                if result.error is None:
-                    self.done.committed.append(result)
-                else:
-                    self.done.failed.append(result.work)
+            for result in self.reporter.follow(runner.run(works_of(self.args, dates)), works):
+                outcome.add(result)
+                if result.error is not None:
                     log.error("%s", result.error)
-        except DateError as error:
-            self.stop(error)
+        except (DateError, LockedError) as error:
+            log.error("%s", error)
+            self._say_stopped()
             return A_DATE_FAILED
-        self._last_lines(time.monotonic() - clock)
-        return A_DATE_FAILED if self.done.failed else OK
+        log.info("run %s: %s; %.1f s", runner.run_id, outcome.summary(), time.monotonic() - clock)
+        self._say_what_follows()
+        return A_DATE_FAILED if outcome.failed else OK
 
-    def _rehearse(self) -> int:
+    def _rehearse(self, runner: MetricRunner, dates: Sequence[date]) -> int:
         try:
-            results = self.runner.rehearse(self.done.works)
+            results = runner.rehearse(list(works_of(self.args, dates)))
         except DateError as error:
-            self.stop(error)
+            log.error("%s", error)
             return A_DATE_FAILED
         changes = [change for result in results for change in result.changes]
         if self.args.json:
             print(as_json([change.__dict__ for change in changes]))
         else:
-            self.reporter.rehearsal(results)
+            self.reporter.rehearsal(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
 
-    def _announcement(self, works: Sequence[Work]) -> str:
-        dates = sum(len(work.dates) for work in works)
+    def _announce(self, dates: Sequence[date], works: int) -> None:
         each_date = sum(file.mode == "both" for file in self.files)
-        return (
-            f"Initial load of {span([works[0].dates[0], works[-1].dates[-1]])}: {_count(dates, 'date')}, "
-            f"{_count(len(self.files), 'metric')} ({each_date} of them a date at a time), "
-            f"{_count(len(works), 'transaction')}."
+        self.reporter.say(
+            f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
+            f"{each_date} of them run once a date; {count(works, 'transaction')}."
         )
 
-    def _last_lines(self, seconds: float) -> None:
+    def _say_stopped(self) -> None:
+        if self.outcome.has_dates:
+            log.info("%s", self.outcome.stopped())
+            print(self.outcome.stopped(), file=sys.stderr)
+
+    def _say_what_follows(self) -> None:
         """Say what changed, what failed, which dates are missing, and which rows are now out of date."""
-        changed = [c for result in self.done.committed for c in result.changes if c.kind == "changed"]
-        dates = sum(len(result.work.dates) for result in self.done.committed)
-        summary = f"{_count(dates, 'date')}: " + (
-            f"{_count(len({c.metric for c in changed}), 'metric')} changed on "
-            f"{_count(len({c.metric_date for c in changed}), 'date')}" if changed else "no final row changed"
-        )  # fmt: skip
-        log.info("run %s: %s; %.1f s", self.runner.run_id, summary, seconds)
-        if changed or len(self.done.works) > 1:
-            self.reporter.say(f"{summary}.")
-        if self.done.failed:
-            failed = _spans(self.done.failed)
-            print(f"Failed: {failed}. Resume with: {self._command(self.done.failed)}", file=sys.stderr)
+        outcome = self.outcome
+        if outcome.is_worth_a_line:
+            self.reporter.say(f"{outcome.summary()}.")
+        if outcome.failed:
+            print(outcome.failures(), file=sys.stderr)
+        chained = self.catalog.initial_twins().keys() & set(self.names)
         try:
-            self._say_holes()
-            self._say_later_rows()
+            holes = self.store.holes(self.names, self.today) if self.names else []
+            later = self.store.later(chained, outcome.committed[-1]) if chained and outcome.touched else None
         except DatabaseError as error:
-            log.warning("could not look for holes: %s", error)
-
-    def _say_holes(self) -> None:
-        names = [file.name for file in self.files if not file.is_helper]
-        holes = self.store.holes(names, self.today)
+            log.warning("could not look for missing dates: %s", error)
+            return
         if holes:
-            shown = ", ".join(f"{hole.metric} {span([hole.start, hole.end])}" for hole in holes[:3])
-            more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
-            first, last = min(hole.start for hole in holes), max(hole.end for hole in holes)
-            command = _command_line([first, last], _metric_options(sorted({hole.metric for hole in holes})))
-            log.warning("dates are missing: %s%s. Fill them with: %s", shown, more, command)
-
-    def _say_later_rows(self) -> None:
-        touched = [result.work.dates[-1] for result in self.done.committed if result.touched]
-        chained = [name for name in self.catalog.initial_twins() if name in {file.name for file in self.files}]
-        ran_until = max((result.work.dates[-1] for result in self.done.committed), default=self.today)
-        later = self.store.later(chained, ran_until) if touched and chained else None
+            log.warning("%s", holes_line(holes))
         if later:
-            log.warning(
-                "rows from %s to %s build on the dates just run. Refresh them with: %s",
-                *later, _command_line(later, _metric_options(sorted(chained))),
-            )  # fmt: skip
-
-    def _command(self, works: Sequence[Work]) -> str:
-        """Return the command that runs these works as this call would, dates first."""
-        args = self.args
-        options = [f"--{name}" for name in ("initial", "keep_going", "quiet", "verbose") if getattr(args, name)]
-        options = [option.replace("_", "-") for option in options]
-        options += _metric_options(args.metric)
-        options += ["--chunk", args.chunk] if args.chunk else []
-        options += ["--retries", str(args.retries)] if args.retries != Options.retries else []
-        options += ["--wait", f"{args.wait:g}"] if args.wait else []
-        return _command_line([works[0].dates[0], works[-1].dates[-1]], options)
-
-
-def dates_asked_for(args: argparse.Namespace, settings: Settings, today: date) -> list[date]:
-    """Return the dates of the command line, ascending. Raises UsageError."""
-    given = [parse_date(text, today) for text in args.dates]
-    if args.initial:
-        end = given[-1] if given else today
-        start = given[0] if len(given) == 2 else settings.metrics_history_start or end
-        return date_range(start, end)
-    if args.last:
-        end = last_date(args, today)
-        return date_range(end - (args.last - 1) * ONE_DAY, end)
-    if not given:
-        # At 01:00 today's row is an hour old and yesterday's was provisional until now: both run, the older first.
-        return [today - ONE_DAY, today]
-    return date_range(given[0], given[-1])
-
-
-def last_date(args: argparse.Namespace, today: date) -> date:
-    return parse_date(args.dates[0], today) if args.dates else today
-
-
-def works_of(mode: str, dates: Sequence[date], chunk: str | None) -> list[Work]:
-    """Return the transactions: one a date; an initial load is one in all, or one a month."""
-    if mode == "incremental":
-        return [Work(mode, (day,)) for day in dates]
-    if chunk is None:
-        return [Work(mode, tuple(dates))]
-    return [Work(mode, tuple(days)) for _, days in groupby(dates, key=lambda day: (day.year, day.month))]
-
-
-def _command_line(ends: Sequence[date], options: Sequence[str]) -> str:
-    days = [str(ends[0])] if ends[0] == ends[-1] else [str(ends[0]), str(ends[-1])]
-    return shlex.join(["python", "run_metrics.py", *days, *options])
-
-
-def _metric_options(names: Iterable[str]) -> list[str]:
-    return [word for name in names for word in ("--metric", name)]
-
-
-def _spans(works: Sequence[Work]) -> str:
-    """Return the dates of works as "2025-01-01 to 2025-01-03, 2025-01-05"."""
-    dates = sorted(day for work in works for day in work.dates)
-    runs = [list(days) for _, days in groupby(dates, key=lambda day: day.toordinal() - dates.index(day))]
-    return ", ".join(span(days) for days in runs)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+            log.warning("%s", later_line(later, chained))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -344,30 +235,27 @@ def _raise_interrupted(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse_arguments(argv)
-    configure_log(ROOT / "logs" / "metrics.log", "INFO", args.quiet)
+    configure_log(ROOT / "logs" / "metrics.log", args.quiet)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise_interrupted)
     run: Run | None = None
     try:
         settings = load_settings()
         log.setLevel(settings.log_level)
-        run = Run(args, settings, Reporter(args.quiet or args.json, args.verbose))
+        if settings.readable_by_others:
+            log.warning(".env holds a password and everybody may read it; run: chmod 600 .env")
+        run = Run(args, settings)
         return run.start()
     except MetricFileError as error:
         for problem in error.problems:
             log.error("%s", problem)
         return NOTHING_TRIED
-    except LockedError as error:
-        log.error("%s", error)
-        return LOCKED
     except MetricsError as error:
         log.error("%s", error)
-        return NOTHING_TRIED
+        return LOCKED if isinstance(error, LockedError) else NOTHING_TRIED
     except Interrupted as signal_seen:
-        if run is None:
-            return signal_seen.exit_code
-        run.database.kill_lost_session()
-        run.stop(signal_seen)
+        if run is not None:
+            run.interrupted(signal_seen)
         return signal_seen.exit_code
     finally:
         if run is not None:

@@ -75,10 +75,12 @@ def main(count: int, seed: int) -> int:
             print(f"seed {seed}, text {number}: {text!r}")
             raise
         slowest = max(slowest, time.perf_counter() - before)
-    print(f"seed {seed}: {count} texts in {time.perf_counter() - started:.0f} s, slowest {slowest * 1000:.0f} ms, none failed")
+    print(
+        f"seed {seed}: {count} texts in {time.perf_counter() - started:.0f} s, slowest {slowest * 1000:.0f} ms, none failed"
+    )
     return 0
 
 
 if __name__ == "__main__":
-    arguments = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(main(*[*arguments, 200_000, 1][:2] if not arguments else (arguments[0], (arguments[1:] or [1])[0])))
+    count, seed, *_ = [*map(int, sys.argv[1:]), *(200_000, 1)[len(sys.argv) - 1 :]]
+    sys.exit(main(count, seed))

@@ -22,8 +22,10 @@ def write_files(folder: Path, count: int) -> None:
         source = shipped[number % len(shipped)]
         name = f"metric_{number}"
         text = source.read_text("utf-8").replace(source.stem.partition("_")[2], name)
-        more = f"\n-- Before the total, its parts.\nCREATE TEMPORARY TABLE part_{{}} AS {text.partition('SELECT')[2][:0]}"
-        more += "SELECT country, COUNT(*) AS users FROM users WHERE created_at < %(metric_date)s GROUP BY country;\n"
+        more = (
+            "\n-- Before the total, its parts: each country by itself.\nCREATE TEMPORARY TABLE part_{} AS\n"
+            "SELECT country, COUNT(*) AS users FROM users WHERE created_at < %(metric_date)s GROUP BY country;\n"
+        )
         parts = (more.format(part) for part in range(max(0, (SIZE - len(text)) // len(more) + 1)))
         (folder / "incremental" / f"{number:04}_{name}.sql").write_text(text + "".join(parts), "utf-8")
 

@@ -34,6 +34,6 @@ def positive(text: str) -> int:
 
 def not_negative(text: str) -> int:
     """Return a number from 0, or raise what argparse reports."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 6):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 999999")
+    if not (text.isascii() and text.isdigit() and len(text) <= 5):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 99999")
     return int(text)

@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta, tzinfo
 from src.errors import SettingsError, UsageError
 
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_FIRST = date(1970, 1, 3)
 ONE_DAY = timedelta(days=1)
 
 
@@ -39,6 +40,8 @@ def parse_date(text: str, today: date) -> date:
         parsed = date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{text} is not a date: {error}") from None
+    if parsed < _FIRST:
+        raise UsageError(f"{text} is before {_FIRST}, the first date that a TIMESTAMP column can tell from others")
     if parsed > today:
         raise UsageError(f"{text} is in the future; today is {today} (METRICS_TIMEZONE decides)")
     return parsed

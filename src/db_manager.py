@@ -20,10 +20,10 @@ from src.errors import DatabaseError, LockedError, StatementError
 
 log = logging.getLogger("bi_metrics")
 
-# Errors after which the same work may succeed on a new connection: lock wait, deadlock, snapshot conflict, node not
-# ready, read-only (a fail-over), too many connections, shutdown, killed, and every way of losing the server.
+# Errors after which the same work may succeed on a new connection: every way of losing the server, and lock wait,
+# deadlock, snapshot conflict, a node that is not ready, read-only (a fail-over), too many connections.
 LOST = frozenset({0, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
-TRANSIENT = LOST | {1020, 1040, 1047, 1205, 1213, 1290, 1836}
+TRANSIENT = LOST | {1020, 1040, 1047, 1180, 1205, 1213, 1290, 1836}
 LOCK_SLICE_SECONDS = 10  # of a longer wait, so that no socket timeout cuts it
 GRACE_SECONDS = 15  # a server that does not even report its own limit is given up after this
 CONNECT_TIMEOUT_SECONDS = 10
@@ -50,6 +50,7 @@ class DatabaseManager:
         self._connection: pymysql.Connection[Any] | None = None
         self._lost_id = 0  # a session of ours that may still be at work in the server
         self._expired = False
+        self._limit = 0.0  # seconds a statement may take; 0: none
         self.connection_id = 0
         self.engine = ""
         self.is_mariadb = False
@@ -64,6 +65,7 @@ class DatabaseManager:
         self._settings.require_database()
         self._connection = self._open()
         self._expired = False
+        self._limit = 0.0
         self._prepare_session()
 
     def close(self) -> None:
@@ -271,17 +273,17 @@ class DatabaseManager:
 
     def limit_statements(self) -> None:
         """Put METRIC_TIMEOUT_SECONDS into force; call it after lock(), which may wait longer."""
-        if self._settings.metric_timeout_seconds and self.is_mariadb:
-            self.run([f"SET SESSION max_statement_time = {self._settings.metric_timeout_seconds:g}"])
+        self._limit = self._settings.metric_timeout_seconds
+        if self._limit and self.is_mariadb:
+            self.run([f"SET SESSION max_statement_time = {self._limit:g}"])
 
     @contextmanager
     def _limited(self) -> Iterator[Any]:
         """Watch each statement of a packet where the server cannot: MySQL limits SELECT alone."""
-        seconds = self._settings.metric_timeout_seconds
-        if not seconds or self.is_mariadb:
+        if not self._limit or self.is_mariadb:
             yield lambda: None
             return
-        watchdog = _Watchdog(seconds, self._stop_session)
+        watchdog = _Watchdog(self._limit, self._stop_session)
         watchdog.restart()
         try:
             yield watchdog.restart
@@ -342,7 +344,7 @@ _NEEDS_CRYPTOGRAPHY = (
 
 
 def _written(cursor: Any) -> int:
-    """Count the rows of an upsert: the affected rows count a changed one twice, "Records: 1  Duplicates: 1" does not."""
+    """Count the rows of an upsert: affected rows count a changed one twice, "Records: 1  Duplicates: 1" does not."""
     records = re.search(rb"[0-9]+", cursor._result.message) if cursor._result.message else None
     return int(records[0]) if records and cursor.rowcount else int(cursor.rowcount > 0)
 

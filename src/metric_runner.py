@@ -105,6 +105,7 @@ class MetricRunner:
         options: Options,
     ) -> None:
         self.run_id = secrets.token_hex(8)
+        self.on_step: Callable[[MetricResult], object] = lambda result: None  # told before the COMMIT
         self._db = database
         self._store = MetricStore(database, zone)
         self._files = files
@@ -135,6 +136,8 @@ class MetricRunner:
                 if not self._options.keep_going:
                     raise
                 yield DateResult(work, error=error)
+            except DatabaseError as error:  # no connection at all: the other dates would only wait for it in vain
+                raise DateError(f"{work.label}: {error}", error.code) from error
 
     def rehearse(self, works: Sequence[Work]) -> list[DateResult]:
         """Run all works in one transaction, roll it back, and return what would have changed. Nothing stays."""
@@ -181,6 +184,7 @@ class MetricRunner:
         begun = self._begin(work)
         for step in self._plan(begun):
             begun.results.append(self._execute(step))
+            self.on_step(begun.results[-1])
         self._refuse_gaps(begun)
         self._check(begun)
         if begun.written:

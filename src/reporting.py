@@ -6,11 +6,14 @@ import json
 import logging
 import logging.handlers
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from src.metric_runner import DateResult
+from src.changes import Change
+from src.metric_runner import DateResult, MetricResult
 
 LOG_BYTES = 5_000_000
 LOG_FILES = 5
@@ -31,22 +34,46 @@ class Reporter:
 
     def follow(self, results: Iterable[DateResult], total: int) -> Iterator[DateResult]:
         """Yield the results while showing each: as a progress bar on a terminal, else as a line."""
-        if self._quiet or total < 2 or not sys.stdout.isatty():
+        if total < 2 or not self._on_terminal():
             for result in results:
                 self._show(result)
                 yield result
             return
-        from tqdm import tqdm
-
-        with tqdm(total=total, unit="date" if total > 1 else "load", file=sys.stdout, dynamic_ncols=True) as bar:
+        with self._bar(total, "date") as bar:
             for result in results:
                 bar.set_description(result.work.label, refresh=False)
                 bar.update()
                 yield result
 
-    def rehearsal(self, results: Sequence[DateResult]) -> None:
+    def files(self, total: int, end: date) -> Callable[[MetricResult], object]:
+        """Return a listener that shows the files of a load: a progress bar on a terminal, else a line a finished file.
+
+        `total` counts the executions, `end` is the last date of the load.
+        """
+        if self._on_terminal():
+            bar = self._bar(total, "file")
+            return lambda result: bar.update()
+        rows: Counter[str] = Counter()
+
+        def show(result: MetricResult) -> None:
+            path = result.step.metric.path
+            rows[path] += result.rows
+            if result.step.dates[-1] == end:
+                self.say(f"  {path}  {rows[path]} rows")
+
+        return show
+
+    def _on_terminal(self) -> bool:
+        return sys.stdout.isatty() and not self._quiet
+
+    @staticmethod
+    def _bar(total: int, unit: str) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(total=total, unit=unit, file=sys.stdout, dynamic_ncols=True)
+
+    def rehearsal(self, changes: Sequence[Change]) -> None:
         """Print what a dry run found, a line a metric a date, and the count."""
-        changes = [change for result in results for change in result.changes]
         for change in changes:
             self.say(f"{change.metric_date}  {change.kind:9}  {change.metric}  {change.detail}".rstrip())
         counts = {kind: sum(change.kind == kind for change in changes) for kind in ("new", "changed", "unchanged")}
@@ -70,14 +97,14 @@ class Reporter:
         self.say(f"{result.work.label}  {names} metric{'s' if names != 1 else ''}  {rows} rows  {seconds}{provisional}")
 
 
-def configure_log(path: Path | None, level: str, quiet: bool) -> None:
+def configure_log(path: Path | None, quiet: bool = False) -> None:
     """Send the log to `path` if there is one, and warnings and errors to stderr; with `quiet`, errors alone.
 
     A log that cannot be written warns on stderr and stops nothing.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be anything
-    log.setLevel(level)
+    log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
     console = logging.StreamHandler(sys.stderr)

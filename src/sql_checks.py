@@ -258,9 +258,8 @@ def _file_findings(metric: Metric, names: _Names, has_twin: bool) -> _Findings:
 
 def _script_findings(script: Script, names: _Names) -> _Findings:
     """The rules that hold for a file and for a check alike."""
-    yield from _unterminated(script.tokens)
-    if "%(" in script.text:
-        yield from _parameters(script.tokens, names)
+    yield from _unterminated(script)
+    yield from _parameters(script, names)
     for statement in script.statements:
         yield from _forbidden(statement)
         yield from _by_layout(statement)
@@ -312,13 +311,17 @@ def _allow_line(value: str, offset: int) -> _Findings:
 
 def _missing_date(metric: Metric, names: _Names) -> _Findings:
     writer = next((statement for statement in metric.statements if statement.writes_metrics), None)
-    if writer is None:
+    if writer is None or not DATE_PARAMETERS.isdisjoint(_code_parameters(writer)):
         return
     # A misspelt or quoted date is reported as that, once.
-    used = {name for _, name, _ in _uses(metric.script.tokens)}
+    used = {name for _, name, _ in _uses(metric.script)}
     if not used & DATE_PARAMETERS and not any(names.nearest(name) in DATE_PARAMETERS for name in used - names.known):
         message = "the file writes bi_metrics without %(metric_date)s, so every date gets the same row"
         yield _Finding(writer.tokens[0].offset, "missing-metric-date", message)
+
+
+def _code_parameters(statement: Statement) -> Iterator[str]:
+    return (parameter_name(token) for token in statement.code if token.kind == "parameter")
 
 
 def _helpers(statements: tuple[Statement, ...]) -> _Findings:
@@ -374,9 +377,10 @@ def _bad_check(script: Script) -> _Findings:
 # Rules about text
 
 
-def _unterminated(tokens: Iterable[Token]) -> _Findings:
+def _unterminated(script: Script) -> _Findings:
     opened: Token | None = None
-    for token in tokens:
+    runs_to_the_end = script.tokens[-1:] and script.tokens[-1].kind == "unterminated"
+    for token in script.tokens if runs_to_the_end or "/*" in script.text else ():
         if token.kind == "open":
             opened = token
         elif token.kind == "close":
@@ -399,19 +403,19 @@ def _never_closed(opened: Token) -> _Finding:
 _IN_QUOTES = re.compile(r"%%|%\(([0-9A-Za-z_]+)\)s")
 
 
-def _uses(tokens: Iterable[Token]) -> Iterator[tuple[int, str, bool]]:
+def _uses(script: Script) -> Iterator[tuple[int, str, bool]]:
     """Yield (offset, name, is it inside quotes) of each parameter."""
-    for token in tokens:
+    for token in [token for token in script.tokens if "%" in token.text]:
         if token.kind == "parameter":
             yield token.offset, parameter_name(token), False
-        elif token.kind in ("string", "name") and "%(" in token.text:
+        elif token.kind in ("string", "name"):
             for match in _IN_QUOTES.finditer(token.text):
                 if match[1]:
                     yield token.offset + match.start(), match[1], True
 
 
-def _parameters(tokens: Iterable[Token], names: _Names) -> _Findings:
-    for offset, name, quoted in _uses(tokens):
+def _parameters(script: Script, names: _Names) -> _Findings:
+    for offset, name, quoted in _uses(script):
         if not quoted and name not in names.known:
             yield _Finding(offset, "unknown-parameter", names.unknown(name))
         # LIKE '%(foo)s' may be meant as it stands; a known or nearly known name hardly.

@@ -73,13 +73,7 @@ class Statement:
     @cached_property
     def code(self) -> tuple[Token, ...]:
         """What the server acts on: no blanks, comments or optimizer hints, and what is in /*! */ without its marks."""
-        code, hint = [], False
-        for token in self.tokens:
-            if token.kind in _MARKS:
-                hint = token.text == "/*+"
-            elif not hint and token.kind not in _SPACE:
-                code.append(token)
-        return tuple(code)
+        return tuple(_code(self.tokens))
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -325,8 +319,17 @@ def _bodies(tokens: list[Token]) -> Iterator[tuple[Token, ...]]:
         while start < end and tokens[end - 1].kind in _SPACE:
             end -= 1
         body = tuple(tokens[start:end])
-        if any(token.kind not in _SPACE and token.kind not in _MARKS for token in body):
+        if any(True for _ in _code(body)):
             yield body
+
+
+def _code(tokens: Iterable[Token]) -> Iterator[Token]:
+    hint = False
+    for token in tokens:
+        if token.kind in _MARKS:
+            hint = token.text == "/*+"
+        elif not hint and token.kind not in _SPACE:
+            yield token
 
 
 def _header(text: str, tokens: list[Token]) -> Header:
