@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -209,6 +210,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse_arguments(argv)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # piped into head, it ends without a word
     configure_log(None)
     mode = "initial" if args.initial else "incremental"
     try:

@@ -77,18 +77,23 @@ class Run:
         to_check = [*self.files, *(self.twins[file.name] for file in self.files if file.name in self.twins)]
         check_files(self.catalog, to_check, self.settings)
         runner = self._runner(asked)
-        runner.open()
-        self.store.require_schema()
-        dates = asked or dates_to_catch_up(self.args, self.store.status(self.names).values(), self.today)
+        dates = runner.open(lambda: self._prepare(asked, to_check))
         if not dates:
             self.reporter.say("Nothing to catch up: every metric has the row of that date.")
             return OK
         if self.args.catch_up:
             self.reporter.say(f"Catching up {span(dates)}: {count(len(dates), 'date')}.")
-        self._ask_server(to_check, dates)
         if self.args.dry_run:
             return self._rehearse(runner, dates)
         return self._run(runner, dates)
+
+    def _prepare(self, asked: list[date], files: Sequence[Metric]) -> list[date]:
+        """Ask the server what must be known before the first date: its tables, the dates to catch up, the files."""
+        self.store.require_schema()
+        dates = asked or dates_to_catch_up(self.args, self.store.status(self.names).values(), self.today)
+        if dates:
+            self._ask_server(files, dates)
+        return dates
 
     def interrupted(self, error: Interrupted) -> None:
         """Stop what the server still does for us, and say what was committed."""
@@ -100,9 +105,9 @@ class Run:
         args = self.args
         options = Options(args.retries, args.wait, args.keep_going)
         runner = MetricRunner(self.database, self.catalog, self.files, self.settings.parameters, self.zone, options)
-        if args.initial:
+        if args.initial and len(dates) > 1 and not args.chunk:
             each_date = sum(file.mode == "both" for file in self.files)
-            executions = (len(self.files) - each_date) * count_works(args, dates) + each_date * len(dates)
+            executions = len(self.files) - each_date + each_date * len(dates)
             runner.on_step = self.reporter.files(executions, dates[-1])
         return runner
 

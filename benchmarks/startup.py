@@ -30,21 +30,26 @@ def write_files(folder: Path, count: int) -> None:
         (folder / "incremental" / f"{number:04}_{name}.sql").write_text(text + "".join(parts), "utf-8")
 
 
+def measure(folder: Path) -> str:
+    started = time.perf_counter()
+    catalog = load_catalog(folder)
+    read = time.perf_counter()
+    problems = check_catalog(catalog, catalog.files, ["cutoff_date"])
+    checked = time.perf_counter()
+    return (
+        f"read {read - started:.2f} s, checked {checked - read:.2f} s, together {checked - started:.2f} s, "
+        f"{len(problems)} problems"
+    )
+
+
 def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_files(folder, count)
         size = sum(path.stat().st_size for path in folder.rglob("*.sql"))
+        print(f"{count} files of {size / count:,.0f} bytes")
         for _ in range(5):
-            started = time.perf_counter()
-            catalog = load_catalog(folder)
-            read = time.perf_counter()
-            problems = check_catalog(catalog, catalog.files, ["cutoff_date"])
-            checked = time.perf_counter()
-            print(
-                f"{count} files of {size / count:,.0f} bytes: read {read - started:.2f} s, "
-                f"checked {checked - read:.2f} s, together {checked - started:.2f} s, {len(problems)} problems"
-            )
+            print(measure(folder))
 
 
 if __name__ == "__main__":

@@ -60,15 +60,18 @@ def show() -> int:
         "SELECT metrics, metric_date, value_list FROM bi_metrics WHERE metric_date = "
         "(SELECT MAX(metric_date) FROM bi_metrics) - INTERVAL 1 DAY ORDER BY id"
     )
-    with pymysql.connect(unix_socket=demo_server().socket, user=ACCOUNT, database=DATABASE, ssl_disabled=True) as found:
-        with found.cursor() as cursor:
-            cursor.execute(query)
-            for name, day, values in cursor:
-                print(f"{name:26}  {day}  {values if len(values) <= 80 else values[:77] + '...'}")
+    socket_path = demo_server().socket
+    connection = pymysql.connect(unix_socket=socket_path, user=ACCOUNT, database=DATABASE, ssl_disabled=True)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        for name, day, values in cursor.fetchall():
+            print(f"{name:26}  {day}  {values if len(values) <= 80 else values[:77] + '...'}")
     return 0
 
 
-COMMANDS: dict[str, Callable[[], int]] = {"start": start, "stop": stop, "status": status, "socket": socket, "load": load, "show": show}
+COMMANDS: dict[str, Callable[[], int]] = {
+    command.__name__: command for command in (start, stop, status, socket, load, show)
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -122,6 +122,11 @@ class Server:
         return self.folder / "data"
 
     @property
+    def scratch(self) -> Path:
+        """The folder for temporary tables, an own one: a server that starts deletes all that it finds in it."""
+        return self.folder / "tmp"
+
+    @property
     def log(self) -> Path:
         """The server's error log, all starts one after the other."""
         return self.folder / "server.log"
@@ -166,7 +171,9 @@ class Server:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        self._hand_over(self.folder)
+        self.scratch.mkdir(exist_ok=True)
+        for folder in (self.folder, self.scratch):
+            self._hand_over(folder)
         with self._locked():
             if not self.is_running():
                 self._make_data()
@@ -194,7 +201,7 @@ class Server:
 
     def _base(self, data: Path) -> list[str]:
         root = ["--user=root"] if os.geteuid() == 0 and self._user is None else []
-        return [*self.install.command, *root, f"--datadir={data}"]
+        return [*self.install.command, *root, f"--datadir={data}", f"--tmpdir={self.scratch}"]
 
     def _make_data(self) -> None:
         """Build the data directory beside its place, so that one that is there is whole."""

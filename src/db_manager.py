@@ -16,7 +16,7 @@ import pymysql
 from pymysql.constants import CLIENT
 
 from config.database import Settings
-from src.errors import DatabaseError, LockedError, StatementError
+from src.errors import DatabaseError, LockedError, SettingsError, StatementError
 
 log = logging.getLogger("bi_metrics")
 
@@ -24,6 +24,7 @@ log = logging.getLogger("bi_metrics")
 # deadlock, snapshot conflict, a node that is not ready, read-only (a fail-over), too many connections.
 LOST = frozenset({0, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
 TRANSIENT = LOST | {1020, 1040, 1047, 1180, 1205, 1213, 1290, 1836}
+UNKNOWN_TIME_ZONE = 1298
 LOCK_SLICE_SECONDS = 10  # of a longer wait, so that no socket timeout cuts it
 GRACE_SECONDS = 15  # a server that does not even report its own limit is given up after this
 CONNECT_TIMEOUT_SECONDS = 10
@@ -197,9 +198,10 @@ class DatabaseManager:
 
     def _open(self) -> pymysql.Connection[Any]:
         settings = self._settings
-        address: dict[str, Any] = {"host": settings.db_host, "port": settings.db_port, **_tls(settings)}
-        if settings.db_socket:  # safe by itself: a TLS context would cost 50 ms and add nothing
-            address = {"unix_socket": settings.db_socket, "ssl_disabled": True}
+        # A socket is safe by itself: a TLS context would cost 50 ms and add nothing.
+        address: dict[str, Any] = {"unix_socket": settings.db_socket, "ssl_disabled": True}
+        if not settings.db_socket:
+            address = {"host": settings.db_host, "port": settings.db_port, **_tls(settings)}
         try:
             connection = pymysql.connect(
                 **address, user=settings.db_user, password=settings.db_password.encode(), database=settings.db_name,
@@ -229,7 +231,13 @@ class DatabaseManager:
         )[0]
         self.is_mariadb = "mariadb" in version.lower()
         self.engine = f"{'MariaDB' if self.is_mariadb else 'MySQL'} {version.split('-')[0]}"
-        self.run(self._session_statements(sql_mode, collation))
+        try:
+            self.run(self._session_statements(sql_mode, collation))
+        except StatementError as error:
+            if error.code != UNKNOWN_TIME_ZONE:
+                raise
+            hint = "write an offset such as +08:00; names need the server's zone tables"
+            raise DatabaseError(error.code, f"DB_TIME_ZONE={self._settings.db_time_zone}: {hint}") from error
 
     def _session_statements(self, sql_mode: str, collation: str) -> list[str]:
         modes = [mode for mode in sql_mode.split(",") if mode and mode not in _SQL_MODES_DROPPED]
@@ -241,6 +249,8 @@ class DatabaseManager:
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             # MariaDB cuts JSON_ARRAYAGG at group_concat_max_len, and recursive CTEs after 1,000 rounds.
             f"SET SESSION sql_mode = '{','.join(modes)}', group_concat_max_len = 67108864, {recursion} = 1000000",
+            # Groups of a long history stay in memory: at the default 16 MB a ranking of a year takes twice as long.
+            "SET SESSION tmp_table_size = 67108864, max_heap_table_size = 67108864",
         ]
         if collation.startswith("utf8mb4"):  # comparing a user variable with a column could raise 1267
             statements.append(f"SET SESSION collation_connection = '{collation}'")
@@ -364,11 +374,24 @@ def _tls(settings: Settings) -> dict[str, Any]:
         return {}  # the driver's default: TLS where the server offers it, unverified
     import ssl
 
-    context = ssl.create_default_context(cafile=settings.db_ssl_ca or None)
+    for name in ("db_ssl_ca", "db_ssl_cert", "db_ssl_key"):
+        _require_readable(name.upper(), getattr(settings, name))
+    try:
+        context = ssl.create_default_context(cafile=settings.db_ssl_ca or None)
+        if settings.db_ssl_cert:  # an empty password, for else a locked key would be asked for on the terminal
+            context.load_cert_chain(settings.db_ssl_cert, settings.db_ssl_key or None, password="")
+    except ssl.SSLError as error:
+        raise SettingsError(f"DB_SSL_CA, DB_SSL_CERT and DB_SSL_KEY do not hold what they should: {error}") from None
     # Python 3.13 refuses certificates as MySQL makes them, and as most in-house authorities do.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-identity"
     context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
-    if settings.db_ssl_cert:
-        context.load_cert_chain(settings.db_ssl_cert, settings.db_ssl_key or None)
     return {"ssl": context}
+
+
+def _require_readable(name: str, path: str) -> None:
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        raise SettingsError(f"{name}={path}: cannot read it: {error.strerror}") from None

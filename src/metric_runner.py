@@ -22,8 +22,8 @@ from src.store import MetricStore, Record, Snapshot, between
 log = logging.getLogger("bi_metrics")
 
 NO_SAVEPOINT = 1305
-DEADLOCK = 1213  # takes the savepoint with it
-VALUES_DEPRECATED = 1287  # MySQL's warning for VALUES(column), which is the only form every server reads
+# MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
+HARMLESS_WARNINGS = (1287, 1051)
 CHECKS_A_PACKET = 100
 ROWS_SHOWN = 3  # of a check that failed
 
@@ -117,9 +117,9 @@ class MetricRunner:
         self._options = options
         self._final: tuple[date, frozenset[str]] | None = None  # what this run knows to be final, on which date
 
-    def open(self) -> None:
-        """Connect and take the lock, with the same tries as a date. Raises DatabaseError or LockedError."""
-        self._patiently(lambda: None, "to connect")
+    def open(self, prepare: Callable[[], T]) -> T:
+        """Connect, take the lock and do `prepare`, with the same tries as a date. Raises DatabaseError, LockedError."""
+        return self._patiently(prepare, "to connect")
 
     def run(self, works: Iterable[Work]) -> Iterator[DateResult]:
         """Run each work in a transaction of its own and yield its result after its COMMIT has returned.
@@ -400,7 +400,7 @@ def _touched(begun: _Begun, changes: Sequence[Change]) -> bool:
 
 def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
     for level, code, message in rows:
-        if code != VALUES_DEPRECATED:
+        if code not in HARMLESS_WARNINGS:
             log.warning("%s %s: the server's %s %s: %s", step.label, step.metric.path, level.lower(), code, message)
 
 

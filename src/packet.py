@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from src.sql_loader import Metric
-from src.sql_text import Check, Statement, bind, bind_check, literal
+from src.sql_text import Check, Statement, bind, literal
 
 SAVEPOINT = "SAVEPOINT metric"
 RELEASE = "RELEASE SAVEPOINT metric"
@@ -61,7 +61,7 @@ class Packet:
 
     def check(self, check: Check, day: date) -> str:
         """Return a `-- Check:` query bound for one date."""
-        return bind_check(check, self._values((day,)))
+        return bind(check, self._values((day,)))
 
     def locate(self, index: int, message: str) -> str:
         """Return "file:line: statement 2 of 3" for the statement at `index` of `guarded`, by the server's message."""

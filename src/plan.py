@@ -22,6 +22,8 @@ def dates_asked_for(args: argparse.Namespace, history_start: date | None, today:
     given = [parse_date(text, today) for text in args.dates]
     if args.initial:
         end = given[-1] if given else today
+        if len(given) < 2 and history_start and history_start > end:
+            raise UsageError(f"METRICS_HISTORY_START={history_start} is after {end}; name START and END both")
         return date_range(given[0] if len(given) == 2 else history_start or end, end)
     if args.last:
         end = given[0] if given else today

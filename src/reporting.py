@@ -51,8 +51,7 @@ class Reporter:
         `total` counts the executions, `end` is the last date of the load.
         """
         if self._on_terminal():
-            bar = self._bar(total, "file")
-            return lambda result: bar.update()
+            return self._ticks(total)
         rows: Counter[str] = Counter()
 
         def show(result: MetricResult) -> None:
@@ -62,6 +61,18 @@ class Reporter:
                 self.say(f"  {path}  {rows[path]} rows")
 
         return show
+
+    def _ticks(self, total: int) -> Callable[[MetricResult], None]:
+        bars: list[Any] = []
+
+        def tick(result: MetricResult) -> None:
+            bar = bars[0] if bars else self._bar(total, "file")  # made at the first file, below what is said before
+            bars[:] = [bar]
+            bar.update()
+            if bar.n == total:
+                bar.close()
+
+        return tick
 
     def _on_terminal(self) -> bool:
         return sys.stdout.isatty() and not self._quiet

@@ -12,6 +12,7 @@ from src.sql_text import Script, Statement, Token, header_lines, parameter_name,
 
 ERROR, WARNING = "error", "warning"
 DATA_TYPES = ("card", "timeseries", "ranking")
+LONGEST_NAME = 100  # characters of bi_metrics.metrics
 DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates"})
 _INITIAL_ONLY = frozenset({"start_date", "dates"})
 
@@ -245,7 +246,10 @@ def _allowed(metric: Metric, finding: _Finding) -> bool:
 def _file_findings(metric: Metric, names: _Names, has_twin: bool) -> _Findings:
     if not metric.statements:
         yield _Finding(0, "empty-file", "no statement in this file")
-    yield from _not_utf8(metric.script.text)
+    if len(metric.name) > LONGEST_NAME:
+        message = f"the name has {len(metric.name)} characters, the column metrics holds {LONGEST_NAME}; shorten it"
+        yield _Finding(0, "name-mismatch", message, ERROR)
+    yield from _not_utf8(metric)
     yield from _header(metric)
     yield from _missing_date(metric, names)
     yield from _helpers(metric.statements)
@@ -276,7 +280,10 @@ def _duplicate(metric: Metric, namesakes: Mapping[str, list[Metric]]) -> _Findin
             return
 
 
-def _not_utf8(text: str) -> _Findings:
+def _not_utf8(metric: Metric) -> _Findings:
+    text = metric.script.text
+    if not metric.path.isascii() and re.search("[\udc80-\udcff]", metric.path):
+        yield _Finding(0, "not-utf8", "the file's name is not UTF-8; rename the file")
     bad = None if text.isascii() else re.search("[\udc80-\udcff]", text)
     if bad:
         yield _Finding(
@@ -602,19 +609,17 @@ def _clock(layout: _Layout, i: int) -> _Findings:
         word in _WITHOUT_PARENTHESES if end == i else layout.word(i - 1) not in ("INTO", "TABLE", "JOIN", "UPDATE")
     )
     converts = word == "UNIX_TIMESTAMP" and end > i + 2
-    if not is_call or converts or _is_stamp(layout, i, end):
+    if not is_call or converts:
         return
     beside = layout.word(i - 1) in _OPERATORS or layout.word(end + 1) in _OPERATORS
-    if word in _CLOCKS or beside or layout.clauses[i] in _AFTER_FROM:
+    if word in _CLOCKS or ((beside or layout.clauses[i] in _AFTER_FROM) and not _is_stamp(layout, i)):
         message = f"{word} gives a past date that is run again another value; use %(metric_date)s"
         yield _Finding(layout.code[i].offset, "reads-the-clock", message)
 
 
-def _is_stamp(layout: _Layout, i: int, end: int) -> bool:
-    """True for `NOW() AS created_at` and, as an assignment, `updated_at = NOW()`."""
-    alias = layout.name(end + 1 + (layout.word(end + 1) == "AS"))
-    assigned = layout.word(i - 1) == "=" and layout.clauses[i] == "assign"
-    return alias in _STAMPS or (assigned and layout.name(i - 2) in _STAMPS)
+def _is_stamp(layout: _Layout, i: int) -> bool:
+    """True for the value of `updated_at = NOW()` as an assignment; as a condition it is none."""
+    return layout.word(i - 1) == "=" and layout.clauses[i] == "assign" and layout.name(i - 2) in _STAMPS
 
 
 def _function_on_column(layout: _Layout, i: int) -> _Findings:

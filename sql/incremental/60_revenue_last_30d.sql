@@ -8,7 +8,7 @@ WITH d AS (
     SELECT
         'card' AS data_type,
         JSON_ARRAY('revenue') AS f_list,
-        JSON_OBJECT('revenue',
+        JSON_OBJECT('revenue', CAST(
             -- A number taken from JSON is a float; cents stay exact only as DECIMAL.
             CAST(JSON_VALUE(value_list, '$.revenue') AS DECIMAL(20,2))
             -- the day that enters the window
@@ -21,7 +21,8 @@ WITH d AS (
                FROM payments
                WHERE paid_at >= %(metric_date)s - INTERVAL 30 DAY
                  AND paid_at < %(metric_date)s - INTERVAL 29 DAY)
-        ) AS value_list,
+            AS DECIMAL(20,2)  -- without it MySQL writes 0.00 - 0.00 as 0
+        )) AS value_list,
         %(metric_date)s AS metric_date
     -- Yesterday's row. Without it no row is written.
     FROM bi_metrics

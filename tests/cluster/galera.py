@@ -220,8 +220,9 @@ class Cluster:
 
     def _position(self, node: Node) -> int:
         """The number of the last transaction that a stopped node has."""
-        own = [f"--datadir={node.server.data}", *node.server.options, "--wsrep-recover", "--skip-networking"]
-        command = [*node.server.install.command, *own, f"--socket={node.server.socket}"]
+        own = [f"--datadir={node.server.data}", f"--tmpdir={node.server.scratch}", f"--socket={node.server.socket}"]
+        only_look = ["--wsrep-recover", "--skip-networking"]
+        command = [*node.server.install.command, *own, *node.server.options, *only_look]
         done = subprocess.run(command, capture_output=True, text=True, user=self._user, cwd=self.folder, check=False)
         found = re.findall(r"Recovered position:? *\S*:(-?\d+)", done.stderr + done.stdout)
         return int(found[-1]) if found else -1

@@ -1,0 +1,72 @@
+"""Comparing stored rows: by value, not by text, and said in a few words."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from src.changes import StoredRow, compare
+
+DAY = date(2025, 1, 15)
+
+
+def row(value: str, fields: str = '["n"]', data_type: str = "card", is_final: bool = True) -> StoredRow:
+    return StoredRow(data_type, fields, value, is_final)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('{"a": 1, "b": 2}', '{"b":2,"a":1}'),
+        ('{"a": 12.30}', '{"a": 12.3}'),
+        ('{"a": 1.0}', '{"a": 1}'),
+        ('{"a": "\\u00e9"}', '{"a": "é"}'),
+        ('[{"a": null}]', '[ {"a":null} ]'),
+    ],
+)
+def test_the_same_values_written_otherwise_are_unchanged(old: str, new: str) -> None:
+    assert compare("m", DAY, row(old), row(new)).kind == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        ('{"a": 1, "b": 2}', '{"a": 1, "b": 3}', "b: 2 -> 3"),
+        ('{"a": 12.30}', '{"a": 12.31}', "a: 12.30 -> 12.31"),
+        # As floats these two are equal.
+        ('{"a": 0.1}', '{"a": 0.1000000000000000055511151231257827}', "a: 0.1 -> 0.1000000000000000055511151231257827"),
+        ('{"a": "1"}', '{"a": 1}', 'a: "1" -> 1'),
+        ('{"a": true}', '{"a": 1}', "a: true -> 1"),
+        ('{"a": null}', "{}", "a: null -> nothing"),
+        ("{}", '{"a": {"b": "é"}}', 'a: nothing -> {"b": "é"}'),
+        ('[{"h": 0, "n": 1}, {"h": 1, "n": 2}]', '[{"h": 0, "n": 1}, {"h": 1, "n": 5}]', "[1].n: 2 -> 5"),
+        ("[1, 2]", "[1]", "[1]: 2 -> nothing"),
+        ("1", "[1]", "1 -> [1]"),
+    ],
+)
+def test_only_what_differs_is_shown(old: str, new: str, detail: str) -> None:
+    change = compare("m", DAY, row(old), row(new))
+    assert (change.kind, change.detail, str(change)) == ("changed", detail, f"2025-01-15 m: changed {detail}")
+
+
+def test_a_new_row_was_never_final() -> None:
+    change = compare("m", DAY, None, row("{}"))
+    assert (change.kind, change.was_final, change.detail) == ("new", False, "")
+
+
+def test_a_change_knows_whether_the_row_was_final() -> None:
+    assert compare("m", DAY, row("1"), row("2")).was_final
+    assert not compare("m", DAY, row("1", is_final=False), row("2")).was_final
+
+
+def test_other_columns_count_too() -> None:
+    change = compare("m", DAY, row("1"), row("1", '["k"]', "ranking"))
+    assert change.detail == 'f_list[0]: "n" -> "k"; data_type: card -> ranking'
+
+
+def test_many_differences_are_counted_and_long_values_are_cut() -> None:
+    many = compare("m", DAY, row("[1,2,3,4,5,6,7]"), row("[0,0,0,0,0,0,0]"))
+    assert many.detail.endswith("[4]: 5 -> 0; and 2 more")
+    long = compare("m", DAY, row('"x"'), row(f'"{"y" * 500}"'))
+    assert len(long.detail) < 100

@@ -1,0 +1,86 @@
+"""Metric dates: what a person may type, what a range holds, when a date is over."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from src.dates import business_zone, date_range, day_end, parse_date, today_in
+from src.errors import SettingsError, UsageError
+
+TODAY = date(2025, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2025-01-15", date(2025, 1, 15)),
+        ("2024-02-29", date(2024, 2, 29)),
+        ("today", TODAY),
+        ("yesterday", date(2025, 2, 28)),
+        ("2025-03-01", TODAY),
+    ],
+)
+def test_a_date_is_an_iso_date_or_one_of_two_words(text: str, expected: date) -> None:
+    assert parse_date(text, TODAY) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2025-02-30", "2025-02-30 is not a date: day"),
+        ("2025-13-01", "2025-13-01 is not a date: month"),
+        ("0000-01-01", "0000-01-01 is not a date: year"),
+        ("20250115", "'20250115' is not a date; write YYYY-MM-DD"),
+        ("2025-1-5", "'2025-1-5' is not a date; write"),
+        ("2025-W03-1", "'2025-W03-1' is not a date; write"),
+        ("2025-01-15T00", "is not a date; write"),
+        ("\u0662\u0660\u0662\u0665-\u0660\u0661-\u0661\u0665", "is not a date; write"),
+        ("2025-01-15\n", r"'2025-01-15\\n' is not a date; write"),
+        ("tomorrow", "'tomorrow' is not a date; write"),
+        ("", "'' is not a date; write"),
+        ("1970-01-02", "1970-01-02 is before 1970-01-03, the first date"),
+        ("0001-01-01", "0001-01-01 is before 1970-01-03"),
+        ("2025-03-02", "2025-03-02 is in the future; today is 2025-03-01"),
+    ],
+)
+def test_anything_else_is_refused_with_the_reason(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_date(text, TODAY)
+
+
+def test_a_range_holds_both_ends() -> None:
+    assert date_range(date(2024, 2, 28), date(2024, 3, 1)) == [date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 1)]
+    assert date_range(TODAY, TODAY) == [TODAY]
+
+
+def test_a_range_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(UsageError, match="the range starts on 2025-03-01, after its end 2025-02-28; write the earlier"):
+        date_range(TODAY, TODAY - timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("day", "zone", "expected"),
+    [
+        (date(2025, 1, 15), "Asia/Taipei", datetime(2025, 1, 15, 16, tzinfo=timezone.utc)),
+        (date(2025, 1, 15), "America/New_York", datetime(2025, 1, 16, 5, tzinfo=timezone.utc)),
+        (date(2025, 3, 29), "Europe/Berlin", datetime(2025, 3, 29, 23, tzinfo=timezone.utc)),
+        (date(2025, 3, 30), "Europe/Berlin", datetime(2025, 3, 30, 22, tzinfo=timezone.utc)),  # a day of 23 hours
+    ],
+)
+def test_a_day_is_over_at_midnight_of_its_zone(day: date, zone: str, expected: datetime) -> None:
+    assert day_end(day, ZoneInfo(zone)) == expected.timestamp()
+
+
+def test_today_is_the_zones_own_day() -> None:
+    days = {today_in(ZoneInfo("Etc/GMT+12")), today_in(ZoneInfo("Etc/GMT-14"))}  # 26 hours apart: never the same
+    assert len(days) == 2
+    assert business_zone("") is None
+
+
+@pytest.mark.parametrize("name", ["Asia/Taipeh", "../../etc/passwd", "/etc/localtime", "Europe"])
+def test_an_unknown_time_zone_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"METRICS_TIMEZONE={name}: no such time zone"):
+        business_zone(name)

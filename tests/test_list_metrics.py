@@ -1,0 +1,252 @@
+"""The listing command: what runs and in which order, what is wrong with a file, what is sent. It changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from list_metrics import parse_arguments
+from tests.conftest import Project, connect, metric_sql, run_script
+
+DAY = "2025-01-15"
+
+
+def cells(listing: str) -> list[list[str]]:
+    """Return the cells of a printed table, without its head."""
+    return [re.split(r"\s{2,}", line) for line in listing.splitlines()[2:]]
+
+
+def stored(project: Project) -> list[Any]:
+    """Return what a command could have changed: every table with its rows."""
+    tables = sorted(row[0] for row in project.database.rows("SHOW TABLES"))
+    return [(table, project.database.rows(f"SELECT * FROM {table}")) for table in tables]
+
+
+# --- the listing ------------------------------------------------------------------------------------------------------
+
+
+def test_the_listing_shows_the_run_order_with_helpers_and_disabled_files_marked(project: Project) -> None:
+    project.write("incremental/10_ten.sql", metric_sql("ten"))
+    project.write("initial/10_ten.sql", metric_sql("ten"))
+    project.write("9_nine.sql", metric_sql("nine").replace("card", "ranking").replace("Made for a test", "The best"))
+    project.write("100____last.sql", metric_sql("last"))
+    project.write("_05_off.sql", metric_sql("off"))
+    project.write("no_prefix.sql", metric_sql("no_prefix"))
+    project.write("20_fill.sql", "-- Metric: fill\n-- Description: Fills h\nDELETE FROM h;\nINSERT INTO h SELECT 1;\n")
+    done = project.list()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cells(done.stdout) == [
+        ["-", "off", "disabled", "Made for a test", "sql/_05_off.sql"],
+        ["1", "nine", "ranking", "The best", "sql/9_nine.sql"],
+        ["2", "ten", "card", "Made for a test", "sql/incremental/10_ten.sql"],
+        ["3", "fill", "helper", "Fills h", "sql/20_fill.sql"],
+        ["4", "last", "card", "Made for a test", "sql/100____last.sql"],
+        ["5", "no_prefix", "card", "Made for a test", "sql/no_prefix.sql"],
+    ]
+    initial = json.loads(project.list("--initial", "--json").stdout)
+    assert [(each["number"], each["file"]) for each in initial[:3]] == [
+        ("-", "sql/_05_off.sql"), ("1", "sql/9_nine.sql"), ("2", "sql/initial/10_ten.sql"),
+    ]  # fmt: skip
+
+
+def test_a_broken_file_shows_its_problem_in_its_row_and_the_exit_code(project: Project) -> None:
+    project.write("1_good.sql", metric_sql("good"))
+    project.write("2_broken.sql", metric_sql("broken").replace("%(metric_date)s", "%(metrc_date)s"))
+    done = project.list()
+    assert done.returncode == 1
+    good, broken = cells(done.stdout)
+    assert good[2:] == ["card", "Made for a test", "sql/1_good.sql"]
+    assert broken[3].startswith("sql/2_broken.sql:6:48: error: unknown-parameter: ")
+    assert "did you mean %(metric_date)s?" in broken[3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mode", "x"], "unrecognized arguments: --mode x"),
+        (["--max-age", "2"], "--max-age goes with --status"),
+        (["--sql", "nope"], "no metric of the incremental mode matches 'nope'"),
+        (["--sql", "m", "2025-02-30"], "2025-02-30 is not a date"),
+    ],
+)
+def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
+    project: Project, words: list[str], message: str
+) -> None:
+    project.write("m.sql", metric_sql("m"))
+    done = project.list(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("Error: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["2025-01-15"], "unrecognized arguments: 2025-01-15"),
+        (["--offline"], "--offline goes with --check"),
+        (["--status", "--max-age", "x"], "'x' is not a number"),
+        (["--check", "--status"], "--check, --sql and --status exclude each other"),
+        (["--sql", "a", DAY, DAY], "--sql takes a NAME and at most one DATE"),
+    ],
+)
+def test_words_that_make_no_sense_together_are_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(words)
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_an_empty_sql_folder_is_an_error(project: Project) -> None:
+    for words in ((), ("--initial",)):
+        done = project.list(*words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Error: no metric files: put one into sql/" in done.stderr
+
+
+# --- --check ----------------------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "1_column.sql": metric_sql("column", "nope"),
+    "2_table.sql": metric_sql("table", where="FROM\n  no_such_table"),
+    "3_function.sql": metric_sql("function", "no_such_function(1)"),
+    "4_syntax.sql": metric_sql("syntax", where="\n\nFORM bi_metrics t"),
+    "5_clock.sql": metric_sql("clock", "HOUR(CURTIME())"),
+    "6_plain.sql": metric_sql("plain").replace("ON DUPLICATE KEY UPDATE value_list = d.v", ""),
+    "7_good.sql": metric_sql("good"),
+}
+
+
+def test_check_prints_lines_as_a_compiler_does_and_finds_what_the_server_knows(project: Project) -> None:
+    for path, text in FAULTS.items():
+        project.write(path, text)
+    project.database.execute("CREATE TABLE ahead (n INT)")
+    before = stored(project)
+    done = project.list("--check")
+    assert done.returncode == 1
+    *lines, summary = done.stdout.splitlines()
+    assert lines == sorted(lines)
+    found = [re.fullmatch(r"sql/(\S+?):(\d+):(\d+): (error|warning): (\S+): .+", line) for line in lines]
+    assert [match and match.group(1, 2, 4, 5) for match in found] == [
+        ("1_column.sql", "5", "error", "explain"),
+        ("2_table.sql", "5", "error", "explain"),
+        ("3_function.sql", "5", "error", "explain"),
+        ("4_syntax.sql", "8", "error", "explain"),
+        ("5_clock.sql", "6", "warning", "reads-the-clock"),
+        ("6_plain.sql", "5", "error", "not-idempotent"),
+    ]
+    for line, words in zip(lines, ["(1054)", "(1146)", "no_such_function", "(1064)"], strict=False):
+        assert words in line
+    assert summary == "7 files checked: 5 errors, 1 warnings."
+    assert stored(project) == before
+    as_json = json.loads(project.list("--check", "--json").stdout)
+    assert [(each["file"], each["line"], each["severity"], each["rule"]) for each in as_json] == [
+        (f"sql/{match[1]}", int(match[2]), match[4], match[5]) for match in found if match
+    ]
+
+
+def test_offline_leaves_the_database_out_and_a_server_that_is_down_does_not_stop_the_rules(project: Project) -> None:
+    for path in ("1_column.sql", "5_clock.sql", "7_good.sql"):
+        project.write(path, FAULTS[path])
+    nowhere = {"DB_SOCKET": "/nowhere.sock"}
+    offline = project.list("--check", "--offline", env=nowhere)
+    assert (offline.returncode, offline.stderr) == (0, "")
+    assert offline.stdout.splitlines()[-1] == "3 files checked: 0 errors, 1 warnings."
+    down = project.list("--check", env=nowhere)
+    assert (down.returncode, down.stdout) == (0, offline.stdout)
+    assert "the database was not asked: cannot connect to /nowhere.sock as user root" in down.stderr
+
+
+def test_statements_on_the_files_own_tables_and_variables_are_left_out_and_said_so(project: Project) -> None:
+    text = metric_sql("m", "(SELECT COUNT(*) FROM mine)").replace(
+        "INSERT",
+        "CREATE TEMPORARY TABLE mine (n INT);\nINSERT INTO mine VALUES (1);\nSET @x := 1;\n"
+        "UPDATE bi_metrics SET data_type = 'card' WHERE id = @x;\nINSERT",
+        1,
+    )
+    project.write("m.sql", text + "DROP TEMPORARY TABLE mine;\n")
+    done = project.list("--check")
+    assert done.returncode == 0
+    assert [line.split(": ", 1) for line in done.stdout.splitlines()[:-1]] == [
+        [f"sql/m.sql:{line}:1", "note: not-explained: not explained: it reads a temporary table or a variable that "
+         "the file itself makes"]
+        for line in (6, 8, 9)
+    ]  # fmt: skip
+
+
+def test_a_table_that_cannot_roll_back_is_an_error_and_no_run_begins(project: Project) -> None:
+    project.database.execute("CREATE TABLE old (n INT) ENGINE = MyISAM; CREATE TABLE new (n INT) ENGINE = InnoDB")
+    project.write("m.sql", metric_sql("m"))
+    project.write(
+        "h.sql", "-- Metric: h\n-- Description: x\n\nDELETE FROM new;\nINSERT INTO new SELECT 1;\n\nDELETE FROM old;\n"
+    )
+    done = project.list("--check")
+    assert done.returncode == 1
+    expected = "sql/h.sql:7:1: error: cannot-roll-back: old is in engine MyISAM, which cannot roll back; make it ENGINE"
+    assert done.stdout.startswith(expected)
+    run = project.run(DAY)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"Error: {expected}")
+    assert project.database.metrics() == []
+
+
+# --- --sql ------------------------------------------------------------------------------------------------------------
+
+HARD = """\
+-- Metric: hard
+-- Description: Everything that binding can get wrong
+-- Data Type: card
+/* not ; the end */
+SET @quoted := 'a;b''c\\'d"é🎲' /*! , @more := 1 */;
+SET @cutoff := %(cutoff_date)s;; -- 5% of %(base)s
+CREATE TEMPORARY TABLE `half;way` SELECT DATE_FORMAT(%(metric_date)s, '%Y-%m') AS a, '%%d' AS b, 7 % 4 AS c;
+INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
+SELECT 'hard', 'card', JSON_ARRAY('q'), d.v, %(metric_date)s
+FROM (SELECT JSON_OBJECT('q', @quoted, 'p', @cutoff, 'a', a, 'b', b, 'c', c) AS v FROM `half;way`) d
+ON DUPLICATE KEY UPDATE value_list = d.v;
+DROP TEMPORARY TABLE `half;way`;
+# the end
+"""
+
+
+def test_sql_piped_into_a_plain_connection_gives_the_same_rows_as_the_run(project: Project) -> None:
+    project.write("hard.sql", HARD)
+    project.env["METRIC_PARAM_CUTOFF_DATE"] = "20' OR '24"
+    printed = project.list("--sql", "hard", DAY)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    plain = connect(project.database.server, project.database.name)
+    for statement in printed.stdout.removesuffix(";\n").split(";\n"):
+        run_script(plain, statement)
+    plain.close()
+    by_hand = project.database.metrics()
+    project.database.execute("DELETE FROM bi_metrics")
+    assert project.run(DAY).returncode == 0
+    assert project.database.metrics() == by_hand
+    assert json.loads(by_hand[0][2]) == {"q": "a;b'c'd\"é🎲", "p": "20' OR '24", "a": "2025-01", "b": "%d", "c": 3}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(project: Project) -> None:
+    project.write("m.sql", metric_sql("m", where="\n" * 200_000))
+    listing = project.start("list_metrics.py", "--sql", "m")
+    assert listing.stdout.readline().startswith("/* bi_metrics sql/m.sql ")
+    listing.stdout.close()
+    assert listing.stderr.read() == ""
+    listing.wait()
+
+
+def test_sql_prints_the_file_of_the_mode_bound_for_the_date(project: Project) -> None:
+    project.write("initial/m.sql", metric_sql("m", "%(start_date)s", "-- Initial"))
+    project.write("incremental/m.sql", metric_sql("m", header="-- Incremental"))
+    initial = project.list("--sql", "m", DAY, "--initial", env={"DB_SOCKET": "/nowhere.sock"}).stdout
+    assert "JSON_OBJECT('n', '2025-01-15')" in initial
+    assert initial.startswith("/* bi_metrics sql/initial/m.sql 2025-01-15 */ INSERT INTO bi_metrics")
+    incremental = project.list("--sql", "m", "yesterday").stdout
+    assert incremental == project.list("--sql", "m").stdout
+    assert incremental.startswith("/* bi_metrics sql/incremental/m.sql 20")
+    assert "%(" not in initial + incremental
