@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback for a Ctrl-C while we import
+
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -232,9 +236,13 @@ def _refuse_conflicts(parser: CommandParser, args: argparse.Namespace) -> None:
 
 
 def _raise_interrupted(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # the first one is enough; what follows is short
+    _ignore_signals()  # the first one is enough
     raise Interrupted(number)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -263,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.interrupted(signal_seen)
         return signal_seen.exit_code
     finally:
+        _ignore_signals()  # what is left is short
         if run is not None:
             run.database.close()
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SSL_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")
+_DIGITS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _OWN_PARAMETERS = ("metric_date", "start_date", "dates")
 
 
@@ -106,11 +107,8 @@ def _parameters(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _number(name: str, text: str, low: int, high: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
+    value = float(text) if _DIGITS.fullmatch(text) else -1
+    if not low <= value <= high or (name == "DB_PORT" and value % 1):
         raise SettingsError(f"{name}={text}: write a number from {low} to {high} (in .env or the environment)")
     return value
 

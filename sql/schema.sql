@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS bi_metric_runs (
     milliseconds INT UNSIGNED NOT NULL,
     status       VARCHAR(10) NOT NULL,  -- ok or failed
     is_final     BOOLEAN NOT NULL,  -- computed after its date was over
-    changes      TEXT NULL,  -- JSON: what this run changed in a row that was final
+    changes      TEXT NULL,  -- old -> new, where this run changed a row that was final
     error        VARCHAR(1000) NULL,
     created_at   TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (id),

@@ -98,6 +98,9 @@ class DatabaseManager:
                         break
         except pymysql.err.Error as error:
             raise StatementError(len(results), *self._cause(error)) from error
+        except BaseException:  # a signal between two replies: the server works on, and its answers would mix us up
+            self.close()
+            raise
         if self._expired:
             raise StatementError(len(results) - 1, *self._limit_error())
         if exactly and len(results) != len(statements):

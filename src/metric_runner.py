@@ -20,6 +20,7 @@ from src.sql_text import literal
 from src.store import MetricStore, Record, Snapshot, between
 
 log = logging.getLogger("bi_metrics")
+sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: a line a date would flood cron's mail
 
 NO_SAVEPOINT = 1305
 # MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
@@ -401,7 +402,7 @@ def _touched(begun: _Begun, changes: Sequence[Change]) -> bool:
 def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
     for level, code, message in rows:
         if code not in HARMLESS_WARNINGS:
-            log.warning("%s %s: the server's %s %s: %s", step.label, step.metric.path, level.lower(), code, message)
+            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.metric.path, level.lower(), code, message)
 
 
 def _after_tries(first: DateError | DatabaseError, last: DateError | DatabaseError) -> DateError | DatabaseError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,9 +29,14 @@ class Reporter:
         self._verbose = verbose
 
     def say(self, text: str) -> None:
-        """Print a line, unless quiet."""
-        if not self._quiet:
+        """Print a line, unless quiet. A reader who has left, as `| head` does, stops no metric."""
+        if self._quiet:
+            return
+        try:
             print(text, flush=True)
+        except BrokenPipeError:
+            self._quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit would fail once more
 
     def follow(self, results: Iterable[DateResult], total: int) -> Iterator[DateResult]:
         """Yield the results while showing each: as a progress bar on a terminal, else as a line."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.errors import MetricFileError
 from src.sql_text import Header, Script, Statement, parse
 
 SCHEMA_FILE = "schema.sql"
@@ -66,7 +67,8 @@ class Catalog:
 def load_catalog(sql_dir: Path) -> Catalog:
     """Read every metric file below `sql_dir`.
 
-    A file that is broken is in the catalog all the same; src.sql_checks tells what is wrong with it.
+    A file that is broken is in the catalog all the same; src.sql_checks tells what is wrong with it. Raises
+    MetricFileError for one that cannot be read at all.
     """
     gc.disable()  # a third of the time would go into walking tokens that all stay
     try:
@@ -95,7 +97,7 @@ def _sql_files(folder: Path) -> Iterable[Path]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(".sql") and entry.name != SCHEMA_FILE and entry.is_file():
+            if entry.name.lower().endswith(".sql") and entry.name != SCHEMA_FILE and not entry.is_dir():
                 yield folder / entry.name
 
 
@@ -104,5 +106,8 @@ def _read(path: Path, mode: str) -> Metric:
     prefix, name = split_name(path.name.lstrip("_.") if disabled else path.name)
     folder = "sql" if mode == "both" else f"sql/{mode}"
     # Bytes that are not UTF-8 become lone surrogates, which no valid file holds: the rule not-utf8 finds them there.
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise MetricFileError([f"{folder}/{path.name}: cannot read it: {error.strerror}"]) from None
     return Metric(name, mode, f"{folder}/{path.name}", prefix, disabled, parse(text))
