@@ -11,7 +11,7 @@ Usage: ./setup.sh [--schema | --demo | --test | --test-all]
   --schema     apply sql/schema.sql to the database of .env; existing rows stay
   --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today
   --test       install what the tests need and run them on MariaDB
-  --test-all   the same on MySQL, on MariaDB 11.8 and on a cluster as well
+  --test-all   the same on MySQL, on MariaDB 11.8, on a cluster, and on other versions of Python and PyMySQL
 END
 }
 
@@ -128,6 +128,7 @@ main() {
         --test | --test-all)
             install_requirements requirements-dev.txt
             need_mariadb
+            command -v openssl >/dev/null || install_packages openssl openssl
             test_on mariadb --ignore tests/cluster
             [ "$1" = --test ] && return
             .venv/bin/python -m tests.engines fetch mysql
@@ -135,6 +136,8 @@ main() {
             .venv/bin/python -m tests.engines fetch mariadb-11.8
             test_on mariadb-11.8 --ignore tests/cluster
             test_on mariadb tests/cluster
+            say "tests on other versions of Python and PyMySQL"
+            .venv/bin/python -m tests.versions
             ;;
     esac
 }

@@ -25,6 +25,7 @@ log = logging.getLogger("bi_metrics")
 LOST = frozenset({0, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
 TRANSIENT = LOST | {1020, 1040, 1047, 1180, 1205, 1213, 1290, 1836}
 UNKNOWN_TIME_ZONE = 1298
+OLDEST_DRIVER = (1, 2)
 LOCK_SLICE_SECONDS = 10  # of a longer wait, so that no socket timeout cuts it
 GRACE_SECONDS = 15  # a server that does not even report its own limit is given up after this
 CONNECT_TIMEOUT_SECONDS = 10
@@ -201,6 +202,9 @@ class DatabaseManager:
 
     def _open(self) -> pymysql.Connection[Any]:
         settings = self._settings
+        if pymysql.VERSION < OLDEST_DRIVER:
+            found = pymysql.__version__
+            raise DatabaseError(-1, f"PyMySQL {found} may ignore DB_SSL_MODE=required; pip install -r requirements.txt")
         # A socket is safe by itself: a TLS context would cost 50 ms and add nothing.
         address: dict[str, Any] = {"unix_socket": settings.db_socket, "ssl_disabled": True}
         if not settings.db_socket:

@@ -26,6 +26,7 @@ NO_SAVEPOINT = 1305
 # MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
 HARMLESS_WARNINGS = (1287, 1051)
 CHECKS_A_PACKET = 100
+LONGEST_PAUSE_SECONDS = 15.0
 ROWS_SHOWN = 3  # of a check that failed
 
 T = TypeVar("T")
@@ -418,7 +419,7 @@ def _after_tries(first: DateError | DatabaseError, last: DateError | DatabaseErr
 def _pauses(retries: int) -> list[float]:
     """Return the pauses between tries in seconds: growing, and spread so that two runs do not meet again."""
     spread = secrets.SystemRandom().uniform
-    return [min(3.0**attempt, 60.0) * spread(0.7, 1.3) for attempt in range(retries)]
+    return [min(3.0**attempt, LONGEST_PAUSE_SECONDS) * spread(0.7, 1.3) for attempt in range(retries)]
 
 
 def _shown(rows: Sequence[Row]) -> str:

@@ -1,0 +1,214 @@
+"""The demo: a made-up game that is always the same, its private server, and a program that knows nothing of either."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import game
+from demo.server import LONGEST_SOCKET, end_process
+from tests.conftest import ROOT, Database
+
+LAST_DAY = date(2025, 3, 16)  # a Sunday
+
+
+@pytest.fixture(autouse=True)
+def once(engine: str) -> None:
+    if engine != "mariadb":
+        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
+
+
+# --- the game ---------------------------------------------------------------------------------------------------------
+
+
+def checksums(database: Database) -> list[tuple[Any, ...]]:
+    return database.rows(f"CHECKSUM TABLE {', '.join(game.TABLES)}")
+
+
+def test_the_same_day_and_seed_give_the_same_rows_and_another_seed_gives_others(database: Database) -> None:
+    game.load(database.connection, LAST_DAY, game.TINY)
+    first = checksums(database)
+    game.load(database.connection, LAST_DAY, game.TINY)
+    assert checksums(database) == first
+    game.load(database.connection, LAST_DAY, game.TINY, seed=2)
+    other = checksums(database)
+    assert {name for (name, a), (_, b) in zip(first, other, strict=True) if a != b} == {
+        f"{database.name}.{table}" for table in game.TABLES if table != "games"
+    }
+
+
+def test_the_game_has_its_size_quiet_days_a_weekly_rhythm_and_favourites(database: Database) -> None:
+    size = game.Size(users=400, games=60, days=84, plays=20_000)
+    game.load(database.connection, LAST_DAY, size)
+    counts = {table: database.rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in game.TABLES}
+    assert counts == {"users": 400, "games": 60, "game_plays": 20_000, "user_activity": 12_000, "payments": 1_000}
+
+    plays = dict(database.rows("SELECT DATE(played_at), COUNT(*) FROM game_plays GROUP BY 1"))
+    paid = {row[0] for row in database.rows("SELECT DISTINCT DATE(paid_at) FROM payments")}
+    assert max(plays) == LAST_DAY
+    assert len(plays) == 82, "two of the days have no event at all"
+    assert len(plays.keys() - paid) == 5, "on some days nobody pays"
+    sundays = [count for day, count in plays.items() if day.weekday() == 6]
+    tuesdays = [count for day, count in plays.items() if day.weekday() == 1]
+    assert sum(sundays) / len(sundays) > 1.5 * sum(tuesdays) / len(tuesdays)
+    assert min(plays.values()) < 0.1 * max(plays.values())
+
+    by_game = sorted(
+        (row[0] for row in database.rows("SELECT COUNT(*) FROM game_plays GROUP BY game_id")), reverse=True
+    )
+    assert sum(by_game[:6]) > 0.25 * size.plays, "a tenth of the games has more than a quarter of the plays"
+
+
+def test_nobody_plays_before_signing_up_and_the_edges_of_a_day_are_there(database: Database) -> None:
+    game.load(database.connection, LAST_DAY, game.TINY)
+    for table, at in (("game_plays", "played_at"), ("user_activity", "happened_at"), ("payments", "paid_at")):
+        users_then = f"LEFT JOIN users u ON u.id = e.user_id AND {at} > created_at WHERE u.id IS NULL"
+        assert database.rows(f"SELECT COUNT(*) FROM {table} e {users_then}") == [(0,)], table
+    edges = "SELECT COUNT(*) FROM game_plays WHERE TIME(played_at) IN ('00:00:00', '23:59:59')"
+    assert database.rows(edges)[0][0] > game.TINY.days
+
+
+# --- its server -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the demo in a folder whose path is too long for a socket; its server is stopped afterwards."""
+    folder = tmp_path / ("a long path " * 12) / "project"
+    shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    yield folder
+    run(folder, "stop")
+
+
+def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "demo", command]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_start_stop_and_status_can_be_repeated_and_the_path_may_be_long(demo: Path) -> None:
+    assert (run(demo, "status").returncode, run(demo, "status").stdout) == (1, "demo database: stopped\n")
+    assert run(demo, "stop").returncode == 0
+    place = demo / ".local" / "demo"
+
+    started = run(demo, "start")
+    assert started.returncode == 0, started.stderr
+    pid, socket = (place / "pid").read_text(), Path(run(demo, "socket").stdout.strip())
+    assert started.stdout == f"demo database: running, socket {socket}\n"
+    assert len(str(place / "server.sock")) > LONGEST_SOCKET >= len(str(socket))
+    assert [mode(place), mode(socket.parent)] == [0o700, 0o700]
+    assert run(demo, "start").returncode == 0
+    assert (place / "pid").read_text() == pid, "it ran already"
+    assert (run(demo, "status").returncode, run(demo, "status").stdout) == (0, started.stdout)
+    assert not listens_on_tcp(int(pid))
+
+    assert run(demo, "stop").returncode == 0
+    assert not cmdline(int(pid))
+    assert not socket.parent.exists()
+    assert run(demo, "stop").returncode == 0
+    assert run(demo, "status").returncode == 1
+
+
+def cmdline(pid: int) -> str:
+    """Return the command line of a process; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def listens_on_tcp(pid: int) -> bool:
+    """Tell whether the process has a TCP socket that listens."""
+    own = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    lines = [
+        line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()
+    ]
+    return any(line[3] == "0A" and f"socket:[{line[9]}]" in own for line in lines[1:])
+
+
+def test_a_pid_that_has_become_a_strangers_is_left_alone(demo: Path) -> None:
+    assert run(demo, "start").returncode == 0
+    pid_file = demo / ".local" / "demo" / "pid"
+    assert end_process(int(pid_file.read_text()), signal.SIGKILL)
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        pid_file.write_text(str(stranger.pid))
+        assert run(demo, "status").returncode == 1
+        assert run(demo, "start").returncode == 0
+        assert int(pid_file.read_text()) != stranger.pid
+        assert run(demo, "stop").returncode == 0
+        pid_file.write_text(str(stranger.pid))
+        assert run(demo, "stop").returncode == 0
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_wrong_command_is_one_line_and_exit_code_2(demo: Path) -> None:
+    wrong = run(demo, "restart")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "Usage: python -m demo start|stop|status|socket|load|show\n"
+
+
+# --- what the program may know ----------------------------------------------------------------------------------------
+
+PROGRAM = [
+    ROOT / "run_metrics.py",
+    ROOT / "list_metrics.py",
+    *(ROOT / "config").glob("*.py"),
+    *(ROOT / "src").glob("*.py"),
+]
+
+
+def imports(file: Path) -> set[str]:
+    """Return every module that a file imports anywhere in it, by full name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def users_of(*modules: str) -> set[str]:
+    """Return the files of the program that import one of the modules or a part of one."""
+    return {
+        str(file.relative_to(ROOT))
+        for file in PROGRAM
+        for name in imports(file)
+        if any(name == module or name.startswith(f"{module}.") for module in modules)
+    }
+
+
+def test_the_program_knows_neither_the_demo_nor_the_tests() -> None:
+    assert len(PROGRAM) > 15
+    assert users_of("demo", "tests", "benchmarks", "pytest") == set()
+    assert users_of("run_metrics", "list_metrics") == set()
+
+
+def test_only_db_manager_imports_pymysql() -> None:
+    assert users_of("pymysql", "MySQLdb") == {"src/db_manager.py"}
+
+
+def test_only_config_reads_the_environment() -> None:
+    names = ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")
+    readers = users_of(*(f"os.{name}" for name in names), "dotenv")
+    for file in PROGRAM:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in names:
+                readers.add(str(file.relative_to(ROOT)))
+    assert readers == {"config/database.py"}

@@ -1,0 +1,204 @@
+"""setup.sh in a fresh copy of the project whose path has a space, with nothing assumed but python3 and mariadbd."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from tests.conftest import ROOT, Database, metric_sql
+
+NOT_COPIED = (
+    ".git",
+    ".local",
+    ".venv",
+    ".env",
+    "logs",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "tests",
+    "benchmarks",
+)
+# What pip may need to reach its registry.
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "TZ",
+    "LANG",
+    "PIP_",
+    "HTTP_",
+    "HTTPS_",
+    "NO_PROXY",
+    "http",
+    "no_proxy",
+    "SSL_CERT",
+    "REQUESTS_",
+)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the project."""
+
+    folder: Path
+
+    def run(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command of the copy, named by its path there, from another folder."""
+        kept = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        return subprocess.run(
+            [str(self.folder / command[0]), *command[1:]], cwd="/", env={**kept, **(env or {})},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+
+    def python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the copy's own Python on one of its scripts."""
+        return self.run(".venv/bin/python", str(self.folder / words[0]), *words[1:])
+
+    def demo(self, command: str) -> None:
+        words = [str(self.folder / ".venv/bin/python"), "-m", "demo", command]
+        subprocess.run(words, cwd=self.folder, capture_output=True, check=True, timeout=60)
+
+    @property
+    def env_file(self) -> Path:
+        return self.folder / ".env"
+
+
+def copy_to(folder: Path) -> Copy:
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    (folder / "logs").mkdir()
+    return Copy(folder)
+
+
+@pytest.fixture(autouse=True)
+def once(engine: str) -> None:
+    if engine != "mariadb":
+        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy after a plain ./setup.sh, shared by the tests of this file."""
+    made = copy_to(tmp_path_factory.mktemp("setup") / "a project & its space")
+    done = made.run("setup.sh")
+    assert done.returncode == 0, done.stderr
+    assert "==> making the virtual environment .venv" in done.stdout
+    assert "==> installing the packages of requirements.txt" in done.stdout
+    assert "==> wrote .env" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("==> Next: fill in .env, apply the tables with ./setup.sh --schema")
+    return made
+
+
+def test_a_plain_set_up_leaves_all_that_a_run_needs_and_a_second_one_changes_nothing(copy: Copy) -> None:
+    assert copy.env_file.read_text() == (ROOT / ".env.example").read_text()
+    assert stat.S_IMODE(copy.env_file.stat().st_mode) == 0o600
+    assert copy.python("list_metrics.py").stdout.count("sql/") == 8
+
+    copy.env_file.write_text("DB_NAME=mine\n")
+    venv = (copy.folder / ".venv/pyvenv.cfg").stat()
+    again = copy.run("setup.sh")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.splitlines()[0].startswith("==> Next: ")
+    assert (copy.folder / ".venv/pyvenv.cfg").stat().st_mtime_ns == venv.st_mtime_ns
+    assert copy.env_file.read_text() == "DB_NAME=mine\n"
+
+
+@pytest.mark.parametrize("words", [["--unknown"], ["--demo", "--test"], ["demo"]])
+def test_an_unknown_option_is_refused_before_anything_is_made(tmp_path: Path, words: list[str]) -> None:
+    shutil.copy2(ROOT / "setup.sh", tmp_path / "setup.sh")
+    done = Copy(tmp_path).run("setup.sh", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ./setup.sh [--schema |")
+    assert [path.name for path in tmp_path.iterdir()] == ["setup.sh"]
+
+
+def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keeps_their_rows(
+    copy: Copy, database: Database
+) -> None:
+    database.execute("DROP TABLE bi_metrics, bi_metric_runs")
+    applied = copy.run("setup.sh", "--schema", env=database.env)
+    assert applied.returncode == 0, applied.stderr
+    assert f"sql/schema.sql is applied to {database.server.socket} as user root" in applied.stdout
+    columns = "metrics, f_list, value_list, metric_date"
+    database.execute(f"INSERT INTO bi_metrics ({columns}) VALUES ('m', '[]', '1', '2025-01-15')")
+    assert copy.run("setup.sh", "--schema", env=database.env).returncode == 0
+    assert database.metrics() == [("m", "2025-01-15", "1")]
+    assert database.rows("SHOW TABLES") == [("bi_metric_runs",), ("bi_metrics",)]
+
+    wrong = copy.run("setup.sh", "--schema", env={**database.env, "DB_NAME": "nowhere"})
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("Error: ")
+    assert "nowhere" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_demo_leaves_an_env_that_points_elsewhere_alone_and_stops(copy: Copy) -> None:
+    copy.env_file.write_text("DB_HOST=db.example.com\nDB_SOCKET=/somewhere/else\n")
+    refused = copy.run("setup.sh", "--demo")
+    assert refused.returncode == 1
+    assert "there is a .env that points elsewhere, and it stays as it is" in refused.stderr
+    assert copy.env_file.read_text() == "DB_HOST=db.example.com\nDB_SOCKET=/somewhere/else\n"
+    assert not (copy.folder / ".local").exists()
+
+
+@pytest.fixture
+def demo(copy: Copy) -> Iterator[Copy]:
+    copy.env_file.unlink()
+    yield copy
+    copy.demo("stop")
+
+
+def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) -> None:
+    done = demo.run("setup.sh", "--demo")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "500,000 plays of 20,000 users, 180 days up to today" in done.stdout
+    assert "90 dates, 8 files" in done.stdout
+    shown = done.stdout.split("yesterday's rows:\n")[1]
+    for name in ("total_revenue", "plays_by_hour", "top_100_games_played", "arpu_last_30d"):
+        assert any(line.startswith(name) and "{" in line for line in shown.splitlines()), shown
+    assert stat.S_IMODE(demo.env_file.stat().st_mode) == 0o600
+
+    with demo_rows(demo) as rows:
+        counts = [rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in ("users", "games", "game_plays")]
+        assert counts == [20_000, 500, 500_000]
+        assert rows("SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics") == [(8 * 90, 90)]
+        stored = "SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metrics, metric_date"
+        before = rows(stored)
+        for _ in range(2):
+            assert demo.python("run_metrics.py").returncode == 0
+            assert rows(stored) == before
+
+        file = demo.folder / "sql" / "90_dropped_in.sql"
+        file.write_text(metric_sql("dropped_in", value="COUNT(*)", where="FROM games"))
+        assert "dropped_in  " in demo.python("list_metrics.py").stdout
+        assert demo.python("run_metrics.py").returncode == 0
+        fresh = rows("SELECT value_list FROM bi_metrics WHERE metrics = 'dropped_in'")
+        assert [json.loads(value) for (value,) in fresh] == [{"n": 500}] * 2
+
+
+@contextmanager
+def demo_rows(demo: Copy) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+    """Yield a function that asks the copy's demo database, found by its .env."""
+    settings = dict(line.split("=", 1) for line in demo.env_file.read_text().splitlines() if "=" in line[:40])
+    connection = pymysql.connect(
+        unix_socket=settings["DB_SOCKET"], user=settings["DB_USER"], database=settings["DB_NAME"], autocommit=True
+    )
+
+    def rows(sql: str) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    with connection:
+        yield rows
