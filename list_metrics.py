@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from config.database import ROOT, Settings, load_settings
+from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.command import CommandParser, not_negative
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.errors import DatabaseError, MetricsError, SettingsError
@@ -115,7 +115,9 @@ def print_sql(catalog: Catalog, mode: str, settings: Settings, words: Sequence[s
     today = today_in(business_zone(settings.metrics_timezone))
     day = parse_date(words[1], today) if len(words) == 2 else today - ONE_DAY
     literals = {name: literal(value) for name, value in settings.parameters.items()}
-    for file in select(catalog, mode, words[:1]):
+    files = select(catalog, mode, words[:1])
+    print(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default would cut JSON")
+    for file in files:
         for statement in Packet(Step(file, (day,)), literals).bound:
             print(f"{statement};")
     return OK
@@ -148,6 +150,7 @@ def _states(
     names = [file.name for file in files]
     found = store.status(names)
     holes = store.holes(names, today)
+    half_days = store.half_days(names, today)
     prints: dict[str, set[str]] = {}
     for file in catalog.files:
         if not file.disabled:
@@ -160,6 +163,7 @@ def _states(
         if status is not None:
             state |= status.__dict__
             state["holes"] = [span([hole.start, hole.end]) for hole in holes if hole.metric == name]
+            state["half_days"] = [str(hole.start) for hole in half_days if hole.metric == name]
             state["sql_changed"] = bool(status.fingerprint) and status.fingerprint not in prints[name]
         states.append(state)
     return states
@@ -173,10 +177,11 @@ def _status_table(states: Sequence[dict[str, object]]) -> str:
 def _status_row(state: dict[str, object]) -> tuple[str, ...]:
     if "rows" not in state:
         return (str(state["metric"]), "-", "-", "0", "-", "-", "-", "no row yet")
-    holes = state["holes"]
-    assert isinstance(holes, list)
     remarks = ["TOO OLD"] if state["too_old"] else []
-    remarks += [f"holes: {', '.join(holes[:3])}{' ...' if len(holes) > 3 else ''}"] if holes else []
+    for key, said in (("holes", "holes"), ("half_days", "a part of the day")):
+        dates = state[key]
+        assert isinstance(dates, list)
+        remarks += [f"{said}: {', '.join(dates[:3])}{' ...' if len(dates) > 3 else ''}"] if dates else []
     remarks += ["SQL changed since"] if state["sql_changed"] else []
     remarks += [f"last run {state['last_status']}"] if state["last_status"] == "failed" else []
     final = "final" if state["newest_is_final"] else "provisional"

@@ -182,12 +182,15 @@ class Run:
         chained = self.catalog.initial_twins().keys() & set(self.names)
         try:
             holes = self.store.holes(self.names, self.today) if self.names else []
+            half_days = self.store.half_days(self.names, self.today) if self.names else []
             later = self.store.later(chained, outcome.committed[-1]) if chained and outcome.touched else None
         except DatabaseError as error:
             log.warning("could not look for missing dates: %s", error)
             return
         if holes:
-            log.warning("%s", holes_line(holes))
+            log.warning("%s", holes_line("dates are missing", holes))
+        if half_days:
+            log.warning("%s", holes_line("rows hold a part of their day", half_days))
         if later:
             log.warning("%s", later_line(later, chained))
 

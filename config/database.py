@@ -12,6 +12,7 @@ from pathlib import Path
 from src.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
+GROUP_CONCAT_BYTES = 67_108_864  # MariaDB cuts JSON_ARRAYAGG there too
 SSL_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")

@@ -15,7 +15,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
-from config.database import Settings
+from config.database import GROUP_CONCAT_BYTES, Settings
 from src.errors import DatabaseError, LockedError, SettingsError, StatementError
 
 log = logging.getLogger("bi_metrics")
@@ -255,7 +255,8 @@ class DatabaseManager:
             # REPEATABLE READ would make the game's own writes wait for an INSERT ... SELECT.
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             # MariaDB cuts JSON_ARRAYAGG at group_concat_max_len, and recursive CTEs after 1,000 rounds.
-            f"SET SESSION sql_mode = '{','.join(modes)}', group_concat_max_len = 67108864, {recursion} = 1000000",
+            f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES}, {recursion} = 1000000",
+            f"SET SESSION sql_mode = '{','.join(modes)}'",
             # Groups of a long history stay in memory: at the default 16 MB a ranking of a year takes twice as long.
             "SET SESSION tmp_table_size = 67108864, max_heap_table_size = 67108864",
         ]
@@ -274,6 +275,10 @@ class DatabaseManager:
         except DatabaseError as error:
             if error.code in LOST:
                 raise DatabaseError(error.code, f"the reply to {statement} was lost: {error}") from error
+            raise
+        except BaseException:
+            if statement == "COMMIT":
+                log.warning("interrupted before the reply to COMMIT came: the date in hand may be committed")
             raise
 
     def _roll_back(self) -> None:

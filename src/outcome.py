@@ -69,13 +69,13 @@ class Outcome:
         return len(self._dates) > 1 or bool(self._changed_dates)
 
 
-def holes_line(holes: Sequence[Hole]) -> str:
-    """Return the line on missing dates, with the command that fills them."""
+def holes_line(what: str, holes: Sequence[Hole]) -> str:
+    """Return the line on dates that need to run, with the command that does it."""
     shown = ", ".join(f"{hole.metric} {span([hole.start, hole.end])}" for hole in holes[:SHOWN_HOLES])
     more = f" and {len(holes) - SHOWN_HOLES} more" if len(holes) > SHOWN_HOLES else ""
     ends = [min(hole.start for hole in holes), max(hole.end for hole in holes)]
     command = command_line(ends, *metric_options(sorted({hole.metric for hole in holes})))
-    return f"dates are missing: {shown}{more}. Fill them with: {command}"
+    return f"{what}: {shown}{more}. Run them with: {command}"
 
 
 def later_line(later: tuple[date, date], names: Collection[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta, tzinfo
+from datetime import date, tzinfo
 
 from src.changes import StoredRow
-from src.dates import ONE_DAY, day_end
+from src.dates import ONE_DAY, date_range, day_end
 from src.db_manager import DatabaseManager, Row
 from src.errors import SchemaError
 from src.sql_text import literal
@@ -47,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Hole:
-    """Dates that a metric lacks, both ends included, between dates that it has."""
+    """Dates at which a metric has no row, or one of a part of its day; both ends included."""
 
     metric: str
     start: date
@@ -176,10 +177,21 @@ class MetricStore:
         found = self._db.query(
             "SELECT metrics, metric_date, following FROM (SELECT metrics, metric_date, "
             "LEAD(metric_date) OVER (PARTITION BY metrics ORDER BY metric_date) AS following FROM bi_metrics "
-            f"WHERE metrics IN ({_listed(names)}) AND metric_date >= '{today - timedelta(days=HOLE_DAYS)}') dates "
+            f"WHERE metrics IN ({_listed(names)}) AND metric_date >= '{today - HOLE_DAYS * ONE_DAY}') dates "
             "WHERE following > metric_date + INTERVAL 1 DAY ORDER BY metrics, metric_date"
         )
         return [Hole(name, before + ONE_DAY, after - ONE_DAY) for name, before, after in found]
+
+    def half_days(self, names: Collection[str], today: date) -> list[Hole]:
+        """Return the dates of the last 92 days that are over, but whose rows were computed before: a part of a day."""
+        days = date_range(today - HOLE_DAYS * ONE_DAY, today - ONE_DAY)
+        ends = [(str(day), day_end(day, self._zone)) for day in days]
+        found = self._db.query(
+            f"SELECT m.metrics, m.metric_date FROM JSON_TABLE('{json.dumps(ends)}', '$[*]' "
+            "COLUMNS (day DATE PATH '$[0]', ends BIGINT PATH '$[1]')) d JOIN bi_metrics m ON m.metric_date = d.day "
+            f"WHERE m.metrics IN ({_listed(names)}) AND UNIX_TIMESTAMP(m.updated_at) < d.ends ORDER BY 1, 2"
+        )
+        return [Hole(name, day, day) for name, day in found]
 
     def status(self, names: Collection[str]) -> dict[str, Status]:
         """Return the state of each metric that has rows."""

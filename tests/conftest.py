@@ -93,10 +93,8 @@ class Database:
 
     def metrics(self) -> list[tuple[str, str, str]]:
         """Return metric, date and value_list of every row, in order of date and name."""
-        return [
-            (str(row[0]), str(row[1]), str(row[2]))
-            for row in self.rows("SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metric_date, metrics")
-        ]
+        query = "SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metric_date, metrics"
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in self.rows(query)]
 
 
 @pytest.fixture

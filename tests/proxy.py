@@ -20,6 +20,7 @@ class Cut:
     """Cut the line once, where the client sends `text` for the first time after `skip` times.
 
     `moment`: "before" the server sees the text, "within" its work on it, or "after" its reply, which the client misses.
+    With "silent" the line stays, and the client waits for the reply in vain.
     """
 
     text: bytes
@@ -81,7 +82,7 @@ class _Line:
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
-        self._swallow_reply = False
+        self._moment = ""
         self.is_cut = False
 
     def send(self, data: bytes, cut: Cut | None) -> None:
@@ -89,18 +90,19 @@ class _Line:
             self._server.sendall(data)
             return
         cut.done += 1
-        self._swallow_reply = cut.moment == "after"
+        self._moment = cut.moment
         if cut.moment != "before":
             self._server.sendall(data)
         if cut.moment == "within":
             time.sleep(WITHIN_SECONDS)
-        if cut.moment != "after":
+        if cut.moment in ("before", "within"):
             self.end()
 
     def pass_replies(self) -> None:
         with suppress(OSError):
-            while (data := self._server.recv(BYTES)) and not self._swallow_reply:
-                self._client.sendall(data)
+            while (data := self._server.recv(BYTES)) and self._moment != "after":
+                if self._moment != "silent":
+                    self._client.sendall(data)
         self.end()
 
     def end(self) -> None:

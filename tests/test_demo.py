@@ -23,7 +23,7 @@ from tests.conftest import ROOT, Database
 LAST_DAY = date(2025, 3, 16)  # a Sunday
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def once(engine: str) -> None:
     if engine != "mariadb":
         pytest.skip("does not depend on the engine: it runs with --engine mariadb")

@@ -234,7 +234,7 @@ def test_sql_piped_into_a_plain_connection_gives_the_same_rows_as_the_run(projec
 def test_a_reader_that_has_seen_enough_is_no_error(project: Project) -> None:
     project.write("m.sql", metric_sql("m", where="\n" * 200_000))
     listing = project.start("list_metrics.py", "--sql", "m")
-    assert listing.stdout.readline().startswith("/* bi_metrics sql/m.sql ")
+    assert listing.stdout.readline().startswith("SET SESSION ")
     listing.stdout.close()
     assert listing.stderr.read() == ""
     listing.wait()
@@ -245,8 +245,10 @@ def test_sql_prints_the_file_of_the_mode_bound_for_the_date(project: Project) ->
     project.write("incremental/m.sql", metric_sql("m", header="-- Incremental"))
     initial = project.list("--sql", "m", DAY, "--initial", env={"DB_SOCKET": "/nowhere.sock"}).stdout
     assert "JSON_OBJECT('n', '2025-01-15')" in initial
-    assert initial.startswith("/* bi_metrics sql/initial/m.sql 2025-01-15 */ INSERT INTO bi_metrics")
+    limit, statement = initial.split("\n", 1)
+    assert limit.startswith("SET SESSION group_concat_max_len = 67108864;")
+    assert statement.startswith("/* bi_metrics sql/initial/m.sql 2025-01-15 */ INSERT INTO bi_metrics")
     incremental = project.list("--sql", "m", "yesterday").stdout
     assert incremental == project.list("--sql", "m").stdout
-    assert incremental.startswith("/* bi_metrics sql/incremental/m.sql 20")
+    assert "\n/* bi_metrics sql/incremental/m.sql 20" in incremental
     assert "%(" not in initial + incremental

@@ -156,11 +156,34 @@ def test_missing_dates_are_said_with_the_command_that_fills_them(nightly: Projec
     days = [str(TODAY - timedelta(days=n)) for n in range(6, 0, -1)]
     assert nightly.run(days[0]).stderr == ""
     result = nightly.run(days[4])
-    fill = printed_command(result.stderr, f"dates are missing: paid {days[1]} to {days[3]}, total .*Fill them with")
+    fill = printed_command(result.stderr, f"dates are missing: paid {days[1]} to {days[3]}, total .*Run them with")
     assert fill == [days[1], days[3], "--metric", "paid", "--metric", "total"]
     assert nightly.list("--status").stdout.count(f"holes: {days[1]} to {days[3]}") == 2
     assert "dates are missing" not in nightly.run(*fill).stderr
     assert [row[1] for row in nightly.database.metrics()][::2] == days[:5]
+
+
+def test_a_row_that_holds_a_part_of_its_day_is_said_with_the_command_that_computes_it_again(nightly: Project) -> None:
+    days = [str(TODAY - timedelta(days=n)) for n in range(4, 0, -1)]
+    assert nightly.run(days[0], days[3]).stderr == ""
+    nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{days[1]} 01:00' WHERE metric_date = '{days[1]}'")
+    result = nightly.run(days[3])
+    again = printed_command(result.stderr, f"rows hold a part of their day: paid {days[1]}, total .*Run them with")
+    assert again == [days[1], "--metric", "paid", "--metric", "total"]
+    assert nightly.list("--status").stdout.count(f"a part of the day: {days[1]}") == 2
+    assert nightly.run(*again).returncode == 0
+    assert nightly.run(days[3]).stderr == ""
+
+
+def test_rows_of_a_part_of_their_day_are_said_with_the_command_that_computes_them_again(nightly: Project) -> None:
+    days = [str(TODAY - timedelta(days=n)) for n in range(3, 0, -1)]
+    assert nightly.run(days[0], days[2]).stderr == ""
+    nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{days[1]} 12:00:00' "
+                             f"WHERE metrics = 'paid' AND metric_date = '{days[1]}'")  # fmt: skip
+    result = nightly.run(days[2])
+    again = printed_command(result.stderr, f"rows hold a part of their day: paid {days[1]}. Run them with")
+    assert again == [days[1], "--metric", "paid"]
+    assert nightly.run(*again).stderr == ""
 
 
 def test_keep_going_runs_the_others_and_lists_the_failed_dates(nightly: Project) -> None:

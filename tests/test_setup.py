@@ -80,7 +80,7 @@ def copy_to(folder: Path) -> Copy:
     return Copy(folder)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def once(engine: str) -> None:
     if engine != "mariadb":
         pytest.skip("does not depend on the engine: it runs with --engine mariadb")

@@ -325,13 +325,14 @@ def test_every_read_of_the_game_uses_a_range_of_an_index_and_an_initial_file_rea
 ) -> None:
     load(shipped, GAME)
     ok(shipped, "--initial", LAST_DAY - DAY)  # without the row to build on, MySQL's plan would read nothing at all
-    # MySQL's EXPLAIN works out a part of the query, where its default would cut GROUP_CONCAT.
-    shipped.database.execute(f"ANALYZE TABLE {', '.join(EVENTS)}; SET SESSION group_concat_max_len = 1000000")
+    shipped.database.execute(f"ANALYZE TABLE {', '.join(EVENTS)}")
     ranges = 0
     for name, mode in itertools.product(METRICS, ([], ["--initial"])):
         printed = shipped.list("--sql", name, str(LAST_DAY), *mode)
         assert printed.returncode == 0, printed.stderr
-        plan = [row for row in explain(shipped.database, printed.stdout) if row["table"] in EVENTS]
+        limit, statement = printed.stdout.split("\n", 1)
+        shipped.database.execute(limit)  # MySQL's EXPLAIN works out a part of the query
+        plan = [row for row in explain(shipped.database, statement) if row["table"] in EVENTS]
         if mode:
             assert len({row["table"] for row in plan}) == len(plan), f"{name} reads a table twice"
         for row in plan:
