@@ -149,8 +149,7 @@ def _states(
     """Return what is known of each metric; dates as date, times by the server's clock."""
     names = [file.name for file in files]
     found = store.status(names)
-    holes = store.holes(names, today)
-    half_days = store.half_days(names, today)
+    holes, half_days = store.holes(names, today)
     prints: dict[str, set[str]] = {}
     for file in catalog.files:
         if not file.disabled:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 if __name__ == "__main__":
+    gc.disable()  # until the metric files are read: nothing that is loaded until then goes away
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback for a Ctrl-C while we import
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -181,8 +184,7 @@ class Run:
             print(outcome.failures(), file=sys.stderr)
         chained = self.catalog.initial_twins().keys() & set(self.names)
         try:
-            holes = self.store.holes(self.names, self.today) if self.names else []
-            half_days = self.store.half_days(self.names, self.today) if self.names else []
+            holes, half_days = self.store.holes(self.names, self.today) if self.names else ([], [])
             later = self.store.later(chained, outcome.committed[-1]) if chained and outcome.touched else None
         except DatabaseError as error:
             log.warning("could not look for missing dates: %s", error)
@@ -280,4 +282,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # nothing is left to do; to take the interpreter apart first costs 9 ms

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,9 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pymysql
 from pymysql.constants import CLIENT
 
+from config.database import Settings, load_settings
 from demo import game
 from demo.server import Server
 from src.dates import date_range
+from src.db_manager import DatabaseManager, Result
 from src.packet import Packet, Step
 from src.sql_loader import Catalog, load_catalog
 from src.sql_text import literal
@@ -48,8 +50,7 @@ TENTH = game.Size(users=20_000, games=200, days=1_095, plays=300_000)
 PARTS = ("dates", "bulk", "writer", "memory", "startup")
 QUICK_PARTS = ("dates", "bulk", "writer")
 CLIENT_SIDE, SCRIPT_SIDE, TOOL_SIDE = "plain client, one script", "usual PyMySQL script", "this tool"
-# The plain client gets the isolation that the tool sets: it is 15 % faster than the default.
-CLIENT_SESSION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;\n"
+DEFAULT_SIDE = "plain client, default session"
 COPY = (
     "INSERT INTO {} (metrics, data_type, f_list, value_list, metric_date) "
     "SELECT metrics, data_type, f_list, value_list, metric_date FROM {}"
@@ -70,9 +71,10 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process took: seconds on the clock, seconds of its own CPU, peak memory in MB."""
+    """What one process took: seconds on the clock, of the server's CPU and of its own, and its peak memory in MB."""
 
     seconds: float
+    server_cpu: float
     cpu: float
     memory: float
 
@@ -83,6 +85,18 @@ class Command:
 
     words: Sequence[str]
     script: str = ""
+
+
+class Recorder(DatabaseManager):
+    """The tool's own connection, which notes how it sets up its session."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.session: list[str] = []
+
+    def run(self, statements: Sequence[str], exactly: bool = True) -> list[Result]:
+        self.session += [sql for sql in statements if sql.startswith("SET SESSION")]
+        return super().run(statements, exactly)
 
 
 class Bench:
@@ -109,6 +123,13 @@ class Bench:
     def catalog(self) -> Catalog:
         return load_catalog(self.project / "sql")
 
+    def session(self) -> str:
+        """Return the statements with which the tool prepares its session, as this version of it does."""
+        recorder = Recorder(load_settings(self.project, self.settings))
+        recorder.connect()
+        recorder.close()
+        return "".join(f"{sql};\n" for sql in recorder.session)
+
     # --- the three sides ----------------------------------------------------------------------------------------------
 
     def sides(self, start: date) -> dict[str, Command]:
@@ -124,14 +145,18 @@ class Bench:
 
     def bulk_sides(self, start: date) -> dict[str, Command]:
         """Return the commands that compute all these dates with the set-based files, in one transaction."""
+        script = self.script("initial", [tuple(date_range(start, LAST_DAY))])
         return {
-            CLIENT_SIDE: self.client(self.script("initial", [tuple(date_range(start, LAST_DAY))])),
+            CLIENT_SIDE: self.client(script),
+            DEFAULT_SIDE: self.client(script, session=""),
             TOOL_SIDE: self.tool("--initial", str(start), str(LAST_DAY)),
         }
 
-    def client(self, script: str) -> Command:
-        words = ["mariadb", "--no-defaults", f"--socket={self.server.socket}", "--user=root", self.database]
-        return Command(words, CLIENT_SESSION + script)
+    def client(self, script: str, session: str | None = None) -> Command:
+        """Return the plain client with the tool's session: else the settings are compared, and not the programs."""
+        words = ["mariadb", "--no-defaults", f"--socket={self.server.socket}", "--user=root"]
+        words += ["--default-character-set=utf8mb4", self.database]
+        return Command(words, (self.session() if session is None else session) + script)
 
     def tool(self, *words: str) -> Command:
         return Command([sys.executable, str(self.project / "run_metrics.py"), *words])
@@ -157,7 +182,7 @@ class Bench:
             script.write(command.script)
             script.flush()
             script.seek(0)
-            clock = time.perf_counter()
+            server_cpu, clock = self.server_cpu(), time.perf_counter()
             process = subprocess.Popen(command.words, stdin=script, stdout=errors, stderr=errors, env=self.env)
             with peak_memory(process.pid) as memory:
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -167,7 +192,13 @@ class Bench:
             if process.returncode:
                 errors.seek(0)
                 raise BenchmarkError(f"{' '.join(command.words[:4])} ended with {process.returncode}: {errors.read()}")
-        return Cost(seconds, usage.ru_utime + usage.ru_stime, max(memory, default=0) / 1024)
+        server_cpu = self.server_cpu() - server_cpu
+        return Cost(seconds, server_cpu, usage.ru_utime + usage.ru_stime, max(memory, default=0) / 1024)
+
+    def server_cpu(self) -> float:
+        """Return the seconds of CPU that the server has used; other processes of the machine do not move it."""
+        # The kernel's number for the CPU clock of another process, as clock_getcpuclockid(3) makes it.
+        return time.clock_gettime((~(self.server.pid or 0) << 3) | 2)
 
     def execute(self, sql: str) -> None:
         with self.connection.cursor() as cursor:
@@ -267,8 +298,8 @@ def made(server: Server, size: game.Size) -> Bench:
 
 def take_turns(
     bench: Bench, sides: dict[str, Command], seed: date | None, rounds: int, expected: Any = None
-) -> tuple[dict[str, Cost], Any]:
-    """Run the sides in turns, each round from another one on; return medians and the rows that all of them left."""
+) -> tuple[dict[str, list[Cost]], Any]:
+    """Run the sides in turns, each round from another one on; return the costs and the rows that all of them left."""
     costs: dict[str, list[Cost]] = {side: [] for side in sides}
     names = list(sides)
     for number in range(rounds):
@@ -278,7 +309,7 @@ def take_turns(
             left = bench.rows()
             expected = expected or left
             refuse_difference(side, expected, left)
-    return {side: middle(found) for side, found in costs.items()}, expected
+    return costs, expected
 
 
 def refuse_difference(side: str, expected: Any, left: Any) -> None:
@@ -292,53 +323,62 @@ def refuse_difference(side: str, expected: Any, left: Any) -> None:
 
 
 def middle(costs: Sequence[Cost]) -> Cost:
-    return Cost(median(c.seconds for c in costs), median(c.cpu for c in costs), median(c.memory for c in costs))
+    """Return the median of each number."""
+    return Cost(*(median(numbers) for numbers in zip(*(astuple(cost) for cost in costs), strict=True)))
 
 
-def measure_dates(bench: Bench, counts: Sequence[int], rounds: int) -> dict[int, tuple[dict[str, Cost], Any]]:
-    """Measure each number of dates, a transaction a date; a long range takes fewer rounds."""
-    found = {}
-    for count in counts:
-        start = start_of(count)
-        turns = max(rounds, 9) if count == 1 else rounds
-        found[count] = take_turns(bench, bench.sides(start), start, turns)
-    return found
+def ratios(costs: Sequence[Cost], base: Sequence[Cost]) -> str:
+    """Return the median of the rounds' ratios and their range; a round's runs shared the machine's mood."""
+    found = sorted(cost.seconds / other.seconds for cost, other in zip(costs, base, strict=True))
+    return f"{median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
 
 
-def print_dates(found: dict[int, tuple[dict[str, Cost], Any]]) -> None:
-    largest = max(found)
-    print("| a transaction a date | " + " | ".join(f"{plural(n)} | x" for n in found) + " | client CPU | memory |")
-    print("|---" * (2 * len(found) + 3) + "|")
-    for side in (CLIENT_SIDE, SCRIPT_SIDE, TOOL_SIDE):
-        cells = [cell for costs, _ in found.values() for cell in clock_and_ratio(costs[side], costs[CLIENT_SIDE])]
-        cost = found[largest][0][side]
-        print(f"| {side} | {' | '.join(cells)} | {cost.cpu:.2f} s | {cost.memory:.0f} MB |")
+def print_costs(title: str, costs: dict[str, list[Cost]], base: Sequence[Cost]) -> None:
+    for side, each in costs.items():
+        cost = middle(each)
+        times = f"{cost.seconds:.3f} s | {ratios(each, base)} | {cost.server_cpu:.3f} s | {cost.cpu:.2f} s"
+        print(f"| {title} | {side} | {times} | {cost.memory:.0f} MB | {len(each)} |", flush=True)
 
 
-def print_bulk(bench: Bench, count: int, rounds: int, by_date: tuple[dict[str, Cost], Any] | None) -> None:
-    """Measure the set-based files in both clients; where the dates were measured one by one, against that too."""
+def print_comparison(bench: Bench, args: argparse.Namespace) -> None:
+    """Measure each number of dates a transaction a date, then the largest at once; all must leave the same rows."""
+    print("| dates | side | time | x plain client | server CPU | client CPU | memory | rounds |")
+    print("|---|---|---|---|---|---|---|---|")
+    rows = None
+    by_date: list[Cost] = []
+    if "dates" in args.parts:
+        for count in args.counts:
+            start = start_of(count)
+            turns = max(args.rounds, 9) if count == 1 else args.rounds
+            costs, rows = take_turns(bench, bench.sides(start), start, turns)
+            by_date = costs[CLIENT_SIDE]
+            print_costs(f"{count:,}", costs, by_date)
+    if "bulk" in args.parts:
+        print_bulk(bench, args.counts[-1], args.rounds, rows, by_date)
+
+
+def print_bulk(bench: Bench, count: int, rounds: int, rows: Any, by_date: Sequence[Cost]) -> None:
+    """Measure the set-based files in both clients, against each other and against a transaction a date."""
     start = start_of(count)
-    known = {key: row for key, row in by_date[1].items() if key[1] >= start} if by_date else None
+    known = {key: row for key, row in rows.items() if key[1] >= start} if rows else None
     costs, _ = take_turns(bench, bench.bulk_sides(start), None, rounds, known)
-    base = by_date[0][CLIENT_SIDE].seconds if by_date else None
-    print(f"| {plural(count)} in one transaction | time | x | x a transaction a date | client CPU | memory |")
-    print("|---|---|---|---|---|---|")
-    for side, cost in costs.items():
-        clock, ratio = clock_and_ratio(cost, costs[CLIENT_SIDE])
-        against = f"{cost.seconds / base:.2f}" if base else "-"
-        print(f"| {side}, set-based | {clock} | {ratio} | {against} | {cost.cpu:.2f} s | {cost.memory:.0f} MB |")
+    print_costs(f"{count:,} at once", costs, costs[CLIENT_SIDE])
+    if by_date:
+        against = {side: middle(each).seconds / middle(by_date).seconds for side, each in costs.items()}
+        words = ", ".join(f"{side} {ratio:.2f}" for side, ratio in against.items())
+        print(f"\nAll at once against the plain client a transaction a date: {words}.")
 
 
-def print_writer(bench: Bench, count: int) -> None:
+def print_writer(bench: Bench) -> None:
     """Measure how long an application's writes to payments take while nothing runs, and while the tool does."""
-    start = start_of(count)
+    start = start_of(31)
     bench.reset(start)
     idle = write_while(bench, lambda: time.sleep(3))
     busy = write_while(bench, lambda: bench.run(bench.tool(str(start), str(LAST_DAY))))
     bench.execute("DELETE FROM payments WHERE amount = 0")
     print("| an application's writes to payments | writes | median | p99 |")
     print("|---|---|---|---|")
-    for name, times in (("idle", idle), (f"during a run over {plural(count)}", busy)):
+    for name, times in (("idle", idle), ("during a run over 31 dates", busy)):
         p99 = sorted(times)[len(times) * 99 // 100] * 1000
         print(f"| {name} | {len(times)} | {median(times) * 1000:.2f} ms | {p99:.2f} ms |")
 
@@ -415,20 +455,15 @@ def imports(bench: Bench) -> Counter[str]:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def clock_and_ratio(cost: Cost, base: Cost) -> tuple[str, str]:
-    digits = 3 if cost.seconds < 10 else 1
-    return f"{cost.seconds:.{digits}f} s", f"{cost.seconds / base.seconds:.2f}"
-
-
 def plural(dates: int) -> str:
     return f"{dates:,} date{'' if dates == 1 else 's'}"
 
 
-def headline(server: Server, size: game.Size, rounds: int) -> str:
+def headline(server: Server, size: game.Size) -> str:
     return (
         f"{date.today()}, {server.install.name} {server.install.version}, Python {platform.python_version()}, "
         f"PyMySQL {pymysql.__version__}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start), "
-        f"{size.plays:,} plays, ten metrics, medians of {rounds} rounds or more; x: against the plain client."
+        f"{size.plays:,} plays, ten metrics; medians; x: median of the rounds' ratios (lowest to highest)."
     )
 
 
@@ -450,37 +485,24 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(bench: Bench, args: argparse.Namespace) -> None:
     """Run the chosen parts and print a table for each."""
-    most = args.counts[-1]
     bench.seed([start_of(count) for count in {*args.counts, 31}])
-    found = {}
-    if "dates" in args.parts:
-        found = measure_dates(bench, args.counts, args.rounds)
-        print_dates(found)
-        print()
-    if "bulk" in args.parts:
-        print_bulk(bench, most, args.rounds, found.get(most))
-        print()
-    if "writer" in args.parts:
-        print_writer(bench, 31)
-        print()
-    if "memory" in args.parts:
-        print_memory(bench)
-        print()
-    if "startup" in args.parts:
-        print_startup(bench)
+    if {"dates", "bulk"} & set(args.parts):
+        print_comparison(bench, args)
+    for part, action in (("writer", print_writer), ("memory", print_memory), ("startup", print_startup)):
+        if part in args.parts:
+            print()
+            action(bench)
+    print(f"\nLoad at the end: {os.getloadavg()[0]:.1f}.")
 
 
 def main() -> int:
     """Start the server, measure, stop the server. Returns the exit code."""
     args = parse_arguments()
     size = TENTH if args.quick else game.BENCHMARK
-    # A server that starts deletes every temporary table it finds in its tmpdir, also those of a running one.
-    temporary = HOME / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    server = Server(HOME, options=("--innodb-buffer-pool-size=1G", f"--tmpdir={temporary}"))
+    server = Server(HOME, options=("--innodb-buffer-pool-size=1G",))
     server.start()
     try:
-        print(headline(server, size, args.rounds) + "\n")
+        print(headline(server, size) + "\n")
         measure(made(server, size), args)
     except BenchmarkError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -61,6 +60,8 @@ def _json_differences(place: str, old: str, new: str) -> list[str]:
 
 
 def _parse(text: str) -> Any:
+    import json  # only where texts differ, which in most runs none do
+
     return json.loads(text, parse_float=Decimal)
 
 
@@ -85,5 +86,7 @@ def _item(values: list[Any], index: int) -> Any:
 def _show(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
+    import json
+
     text = str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -41,6 +41,7 @@ class Result:
     """What the server said to one statement. `written` counts rows, unchanged ones included (CLIENT.FOUND_ROWS)."""
 
     written: int
+    warnings: int
     rows: tuple[Row, ...]
 
 
@@ -92,7 +93,7 @@ class DatabaseManager:
             with self._limited() as restart_clock:
                 cursor.execute(";\n".join(statements))
                 while True:
-                    results.append(Result(_written(cursor), tuple(cursor.fetchall())))
+                    results.append(Result(_written(cursor), cursor.warning_count, tuple(cursor.fetchall())))
                     restart_clock()
                     # execute() raises for the first statement only; the others report here.
                     if not cursor.nextset():

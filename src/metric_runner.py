@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from src.db_manager import TRANSIENT, DatabaseManager, Result, Row
 from src.errors import DatabaseError, DateError, StatementError
 from src.packet import RELEASE, SHOW_WARNINGS, Packet, Step, disable_hint, span
 from src.sql_loader import Catalog, Metric
-from src.sql_text import literal
+from src.sql_text import Check, literal
 from src.store import MetricStore, Record, Snapshot, between
 
 log = logging.getLogger("bi_metrics")
@@ -25,7 +25,7 @@ sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: a line a 
 NO_SAVEPOINT = 1305
 # MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
 HARMLESS_WARNINGS = (1287, 1051)
-CHECKS_A_PACKET = 100
+CHECKS_A_QUERY = 100
 LONGEST_PAUSE_SECONDS = 15.0
 ROWS_SHOWN = 3  # of a check that failed
 
@@ -106,7 +106,7 @@ class MetricRunner:
         zone: tzinfo | None,
         options: Options,
     ) -> None:
-        self.run_id = secrets.token_hex(8)
+        self.run_id = os.urandom(8).hex()
         self.on_step: Callable[[MetricResult], object] = lambda result: None  # told before the COMMIT
         self._db = database
         self._store = MetricStore(database, zone)
@@ -117,6 +117,7 @@ class MetricRunner:
         self._parameters = {name: literal(value) for name, value in parameters.items()}
         self._zone = zone
         self._options = options
+        self._without_warnings: set[str] = set()  # paths of files whose last execution had none
         self._final: tuple[date, frozenset[str]] | None = None  # what this run knows to be final, on which date
 
     def open(self, prepare: Callable[[], T]) -> T:
@@ -234,7 +235,7 @@ class MetricRunner:
     def _execute(self, step: Step) -> MetricResult:
         clock = time.monotonic()
         log.info("%s %s: start", step.label, step.metric.path)
-        packet = Packet(step, self._parameters)
+        packet = Packet(step, self._parameters, ask_warnings=step.metric.path not in self._without_warnings)
         try:
             results = self._send(packet)
         except StatementError as error:
@@ -245,9 +246,20 @@ class MetricRunner:
                 _log_warnings(step, result.rows)
             elif statement is not None and statement.writes_metrics:
                 rows += result.written
+        self._note_warnings(packet, sum(result.warnings for result in results))
         milliseconds = _milliseconds(clock)
         log.info("%s %s: %s rows, %s ms", step.label, step.metric.path, rows, milliseconds)
         return MetricResult(step, rows, milliseconds)
+
+    def _note_warnings(self, packet: Packet, count: int) -> None:
+        """Ask for warnings with a file's first date and while it has some: to ask each time costs a tenth of a date."""
+        path = packet.step.metric.path
+        if not count:
+            self._without_warnings.add(path)
+        elif not packet.ask_warnings:
+            self._without_warnings.discard(path)
+            sql_log.warning("%s %s: %s warnings of the server; a run of this date alone names them",
+                            packet.step.label, path, count)  # fmt: skip
 
     def _send(self, packet: Packet) -> list[Result]:
         statements = [sql for sql, _ in packet.guarded]
@@ -326,26 +338,35 @@ class MetricRunner:
             )
 
     def _check(self, begun: _Begun) -> None:
-        """Run every `-- Check:` for each date; a row that comes back raises DateError."""
+        """Ask every `-- Check:` for each date; a row that comes back raises DateError."""
         queries = []
         for step in (result.step for result in begun.results):
             packet = Packet(step, self._parameters)
             queries += [(step, c, packet.check(c, day)) for day in step.dates for c in step.metric.header.checks]
-        for start in range(0, len(queries), CHECKS_A_PACKET):
-            part = queries[start : start + CHECKS_A_PACKET]
-            try:
-                results = self._db.run([sql for _, _, sql in part])
-            except StatementError as error:
-                step, check, _ = part[error.index]
-                place = f"{step.label}: {step.metric.path}:{check.line}"
-                raise DateError(f"{place}: check: {error}", error.code, step.metric.path) from error
-            for (step, check, sql), result in zip(part, results, strict=True):
-                if result.rows:
-                    raise DateError(
-                        f"{step.label}: {step.metric.path}:{check.line}: check failed: {sql} returned "
-                        f"{_shown(result.rows)}. {disable_hint(step.metric.path)}",
-                        path=step.metric.path,
-                    )
+        for start in range(0, len(queries), CHECKS_A_QUERY):
+            part = queries[start : start + CHECKS_A_QUERY]
+            if self._some_may_fail([sql for _, _, sql in part]):
+                for query in part:
+                    self._check_alone(*query)
+
+    def _some_may_fail(self, queries: Sequence[str]) -> bool:
+        """Ask many checks in one query; true where one returns a row, or where they do not run like this."""
+        try:
+            return any(self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0])
+        except StatementError as error:
+            if error.code in TRANSIENT:
+                raise
+            return True
+
+    def _check_alone(self, step: Step, check: Check, sql: str) -> None:
+        place = f"{step.label}: {step.metric.path}:{check.line}"
+        try:
+            rows = self._db.query(sql)
+        except StatementError as error:
+            raise DateError(f"{place}: check: {error}", error.code, step.metric.path) from error
+        if rows:
+            message = f"{place}: check failed: {sql} returned {_shown(rows)}. {disable_hint(step.metric.path)}"
+            raise DateError(message, path=step.metric.path)
 
     # --- what is said of the rows -------------------------------------------------------------------------------------
 
@@ -418,7 +439,8 @@ def _after_tries(first: DateError | DatabaseError, last: DateError | DatabaseErr
 
 def _pauses(retries: int) -> list[float]:
     """Return the pauses between tries in seconds: growing, and spread so that two runs do not meet again."""
-    spread = secrets.SystemRandom().uniform
+    from random import uniform as spread
+
     return [min(3.0**attempt, LONGEST_PAUSE_SECONDS) * spread(0.7, 1.3) for attempt in range(retries)]
 
 

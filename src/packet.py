@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ class Packet:
 
     step: Step
     parameters: Mapping[str, str]
+    ask_warnings: bool = True
 
     @cached_property
     def bound(self) -> list[str]:
@@ -50,12 +50,12 @@ class Packet:
     def guarded(self) -> list[tuple[str, Statement | None]]:
         """The bound statements between savepoints; a RELEASE that fails tells that a statement ended the transaction.
 
-        RELEASE also clears the warnings, so they are asked for before.
+        RELEASE also clears the warnings, so they are asked for before, where they are wanted.
         """
         packet: list[tuple[str, Statement | None]] = [(_tag(self.step) + SAVEPOINT, None)]
         for sql, statement in zip(self.bound, self.step.metric.statements, strict=True):
             packet.append((sql, statement))
-            if statement.verb != "SET":
+            if self.ask_warnings and statement.verb != "SET":
                 packet.append((SHOW_WARNINGS, None))
         return [*packet, (RELEASE, None)]
 
@@ -82,7 +82,7 @@ class Packet:
             **self.parameters,
             "metric_date": literal(dates[-1]),
             "start_date": literal(dates[0]),
-            "dates": literal(json.dumps([str(day) for day in dates])),
+            "dates": "'[\"" + '","'.join(map(str, dates)) + "\"]'",
         }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import groupby
@@ -71,6 +70,8 @@ def count_works(args: argparse.Namespace, dates: Sequence[date]) -> int:
 def command_line(dates: Sequence[date], *options: str) -> str:
     """Return the command that runs the dates from the first to the last, dates first."""
     days = [str(dates[0])] if dates[0] == dates[-1] else [str(dates[0]), str(dates[-1])]
+    import shlex
+
     return shlex.join(["python", "run_metrics.py", *days, *options])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import logging.handlers
 import os
@@ -121,6 +120,7 @@ def configure_log(path: Path | None, quiet: bool = False) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be anything
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line shows them
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
@@ -144,6 +144,10 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
         )
         self.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802, the name is logging's
+        # The base class formats each record a second time and asks the disk what kind of file this is: 20 us a line.
+        return bool(self.stream and self.stream.tell() >= self.maxBytes)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
         log.removeHandler(self)
@@ -169,4 +173,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_json(value: Any) -> str:
+    import json
+
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -25,6 +24,8 @@ def select(catalog: Catalog, mode: str, patterns: Sequence[str]) -> tuple[Metric
         raise UsageError(f"no metric files: put one into sql/ or sql/{mode}/ (README, Adding a metric)")
     for pattern in patterns:
         if not any(fnmatchcase(file.name, pattern) for file in files):
+            import difflib
+
             near = difflib.get_close_matches(pattern, [file.name for file in files], n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"no metric of the {mode} mode matches {pattern!r}{hint} (list_metrics.py shows all)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, tzinfo
@@ -172,26 +171,33 @@ class MetricStore:
         )[0]
         return (first, last) if first else None
 
-    def holes(self, names: Collection[str], today: date) -> list[Hole]:
-        """Return the holes of the last 92 days, by metric and date."""
-        found = self._db.query(
+    def holes(self, names: Collection[str], today: date) -> tuple[list[Hole], list[Hole]]:
+        """Return, of the last 92 days, by metric and date: dates that are missing between others, and half days.
+
+        A half day is over, but its row was computed before: it holds a part of the day.
+        """
+        missing, half = self._db.run([self._missing_dates(names, today), self._half_days(names, today)])
+        return (
+            [Hole(name, before + ONE_DAY, after - ONE_DAY) for name, before, after in missing.rows],
+            [Hole(name, day, day) for name, day in half.rows],
+        )
+
+    def _missing_dates(self, names: Collection[str], today: date) -> str:
+        return (
             "SELECT metrics, metric_date, following FROM (SELECT metrics, metric_date, "
             "LEAD(metric_date) OVER (PARTITION BY metrics ORDER BY metric_date) AS following FROM bi_metrics "
             f"WHERE metrics IN ({_listed(names)}) AND metric_date >= '{today - HOLE_DAYS * ONE_DAY}') dates "
             "WHERE following > metric_date + INTERVAL 1 DAY ORDER BY metrics, metric_date"
         )
-        return [Hole(name, before + ONE_DAY, after - ONE_DAY) for name, before, after in found]
 
-    def half_days(self, names: Collection[str], today: date) -> list[Hole]:
-        """Return the dates of the last 92 days that are over, but whose rows were computed before: a part of a day."""
+    def _half_days(self, names: Collection[str], today: date) -> str:
         days = date_range(today - HOLE_DAYS * ONE_DAY, today - ONE_DAY)
-        ends = [(str(day), day_end(day, self._zone)) for day in days]
-        found = self._db.query(
-            f"SELECT m.metrics, m.metric_date FROM JSON_TABLE('{json.dumps(ends)}', '$[*]' "
+        ends = ", ".join(f'["{day}", {day_end(day, self._zone)}]' for day in days)
+        return (
+            f"SELECT m.metrics, m.metric_date FROM JSON_TABLE('[{ends}]', '$[*]' "
             "COLUMNS (day DATE PATH '$[0]', ends BIGINT PATH '$[1]')) d JOIN bi_metrics m ON m.metric_date = d.day "
             f"WHERE m.metrics IN ({_listed(names)}) AND UNIX_TIMESTAMP(m.updated_at) < d.ends ORDER BY 1, 2"
         )
-        return [Hole(name, day, day) for name, day in found]
 
     def status(self, names: Collection[str]) -> dict[str, Status]:
         """Return the state of each metric that has rows."""

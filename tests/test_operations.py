@@ -334,7 +334,7 @@ def test_the_log_rotates_by_size(nightly: Project) -> None:
     assert nightly.run("2025-01-01", "2025-02-28", "--quiet").stdout == ""
     logs = sorted((nightly.folder / "logs").iterdir())
     assert [path.name for path in logs] == ["metrics.log", *(f"metrics.log.{n}" for n in range(1, 6))]
-    assert all(path.stat().st_size <= 3_000 for path in logs)
+    assert all(path.stat().st_size <= 3_000 + 200 for path in logs), "a file ends with the line that fills it"
     assert "2025-02-28 sql/incremental/02_total.sql: 1 rows, " in "".join(path.read_text() for path in logs)
 
 

@@ -31,7 +31,7 @@ def test_the_metric_date_is_the_last_and_all_dates_are_an_array() -> None:
     bound = packet("SELECT %(start_date)s, %(metric_date)s, %(dates)s, %(cutoff_date)s").bound
     assert bound == [
         "/* bi_metrics sql/m.sql 2025-01-30 to 2025-02-01 */ SELECT '2025-01-30', '2025-02-01', "
-        r"'[\"2025-01-30\", \"2025-01-31\", \"2025-02-01\"]', '2024-01-01'"
+        "'[\"2025-01-30\",\"2025-01-31\",\"2025-02-01\"]', '2024-01-01'"
     ]
 
 
