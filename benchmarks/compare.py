@@ -462,7 +462,7 @@ def plural(dates: int) -> str:
 def headline(server: Server, size: game.Size) -> str:
     return (
         f"{date.today()}, {server.install.name} {server.install.version}, Python {platform.python_version()}, "
-        f"PyMySQL {pymysql.__version__}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start), "
+        f"PyMySQL {pymysql.VERSION_STRING}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the start), "
         f"{size.plays:,} plays, ten metrics; medians; x: median of the rounds' ratios (lowest to highest)."
     )
 

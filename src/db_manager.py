@@ -204,7 +204,7 @@ class DatabaseManager:
     def _open(self) -> pymysql.Connection[Any]:
         settings = self._settings
         if pymysql.VERSION < OLDEST_DRIVER:
-            found = pymysql.__version__
+            found = pymysql.VERSION_STRING
             raise DatabaseError(-1, f"PyMySQL {found} may ignore DB_SSL_MODE=required; pip install -r requirements.txt")
         # A socket is safe by itself: a TLS context would cost 50 ms and add nothing.
         address: dict[str, Any] = {"unix_socket": settings.db_socket, "ssl_disabled": True}

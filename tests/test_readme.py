@@ -12,7 +12,7 @@ import pytest
 
 from config.database import load_settings
 from demo import game
-from src.sql_checks import RULES
+from src.sql_rules import RULES
 from tests.conftest import ROOT, Project
 
 README = (ROOT / "README.md").read_text()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from src.sql_checks import RULES, Problem, check_catalog
+from src.sql_checks import Problem, check_catalog
 from src.sql_loader import load_catalog
+from src.sql_rules import RULES
 
 HEADER = "-- Metric: x\n-- Description: what it means\n-- Data Type: card\n"
 UPSERT = (
