@@ -17,6 +17,7 @@ from pymysql.constants import CLIENT
 
 from config.database import GROUP_CONCAT_BYTES, Settings
 from src.errors import DatabaseError, LockedError, SettingsError, StatementError
+from src.sql_text import literal
 
 log = logging.getLogger("bi_metrics")
 
@@ -233,7 +234,7 @@ class DatabaseManager:
         return DatabaseError(code, f"cannot connect to {self._settings.where}: ({code}) {text}")
 
     def _prepare_session(self) -> None:
-        """Give every session the same rules, whatever the server's defaults are. DESIGN: README, "The session"."""
+        """Give every session the same rules, whatever the server's defaults are (README, "The session")."""
         version, self.connection_id, sql_mode, collation = self.query(
             "SELECT VERSION(), CONNECTION_ID(), @@sql_mode, @@collation_database"
         )[0]
@@ -264,8 +265,7 @@ class DatabaseManager:
         if collation.startswith("utf8mb4"):  # comparing a user variable with a column could raise 1267
             statements.append(f"SET SESSION collation_connection = '{collation}'")
         if self._settings.db_time_zone:
-            zone = self._settings.db_time_zone.replace("\\", "\\\\").replace("'", "\\'")
-            statements.append(f"SET SESSION time_zone = '{zone}'")
+            statements.append(f"SET SESSION time_zone = {literal(self._settings.db_time_zone)}")
         return statements
 
     # --- the end of a transaction -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,3 +178,13 @@ INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 SELECT '{name}', 'card', JSON_ARRAY('n'), d.v, %(metric_date)s FROM (SELECT JSON_OBJECT('n', {value}) AS v {where}) d
 ON DUPLICATE KEY UPDATE value_list = d.v;
 """
+
+
+def refusal(parse: Callable[[list[str]], object], words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a command line that makes no sense is told: one line, and exit code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        parse(words)
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ")
+    assert said.count("\n") == 1
+    return said
