@@ -19,7 +19,7 @@ from src.reporting import as_json, configure_log, log, table
 from src.selection import select
 from src.sql_checks import Problem, check_catalog
 from src.sql_loader import Catalog, Metric, load_catalog
-from src.sql_text import literal
+from src.sql_text import literals
 
 if TYPE_CHECKING:
     from src.store import MetricStore
@@ -114,11 +114,11 @@ def print_sql(catalog: Catalog, mode: str, settings: Settings, words: Sequence[s
     """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
     today = today_in(business_zone(settings.metrics_timezone))
     day = parse_date(words[1], today) if len(words) == 2 else today - ONE_DAY
-    literals = {name: literal(value) for name, value in settings.parameters.items()}
+    parameters = literals(settings.parameters)
     files = select(catalog, mode, words[:1])
     print(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default would cut JSON")
     for file in files:
-        for statement in Packet(Step(file, (day,)), literals).bound:
+        for statement in Packet(Step(file, (day,)), parameters).bound:
             print(f"{statement};")
     return OK
 

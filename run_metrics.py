@@ -72,6 +72,7 @@ class Run:
         self.catalog = load_catalog(ROOT / "sql")
         self.files = select(self.catalog, "initial" if args.initial else "incremental", args.metric)
         self.names = [file.name for file in self.files if not file.is_helper]
+        self.each_date = sum(file.mode == "both" for file in self.files)  # an initial load runs these once a date
         self.twins = {} if args.initial else self.catalog.initial_twins()
         self.database = DatabaseManager(settings)
         self.store = MetricStore(self.database, self.zone)
@@ -113,8 +114,7 @@ class Run:
         options = Options(args.retries, args.wait, args.keep_going)
         runner = MetricRunner(self.database, self.catalog, self.files, self.settings.parameters, self.zone, options)
         if args.initial and len(dates) > 1 and not args.chunk:
-            each_date = sum(file.mode == "both" for file in self.files)
-            executions = len(self.files) - each_date + each_date * len(dates)
+            executions = len(self.files) - self.each_date + self.each_date * len(dates)
             runner.on_step = self.reporter.files(executions, dates[-1])
         return runner
 
@@ -164,10 +164,9 @@ class Run:
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
 
     def _announce(self, dates: Sequence[date], works: int) -> None:
-        each_date = sum(file.mode == "both" for file in self.files)
         self.reporter.say(
             f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
-            f"{each_date} of them run once a date; {count(works, 'transaction')}."
+            f"{self.each_date} of them run once a date; {count(works, 'transaction')}."
         )
 
     def _say_stopped(self) -> None:

@@ -56,7 +56,6 @@ class DatabaseManager:
         self._expired = False
         self._limit = 0.0  # seconds a statement may take; 0: none
         self.connection_id = 0
-        self.engine = ""
         self.is_mariadb = False
 
     @property
@@ -239,7 +238,6 @@ class DatabaseManager:
             "SELECT VERSION(), CONNECTION_ID(), @@sql_mode, @@collation_database"
         )[0]
         self.is_mariadb = "mariadb" in version.lower()
-        self.engine = f"{'MariaDB' if self.is_mariadb else 'MySQL'} {version.split('-')[0]}"
         try:
             self.run(self._session_statements(sql_mode, collation))
         except StatementError as error:

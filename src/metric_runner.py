@@ -16,7 +16,7 @@ from src.db_manager import TRANSIENT, DatabaseManager, Result, Row
 from src.errors import DatabaseError, DateError, StatementError
 from src.packet import RELEASE, SHOW_WARNINGS, Packet, Step, disable_hint, span
 from src.sql_loader import Catalog, Metric
-from src.sql_text import Check, literal
+from src.sql_text import Check, literal, literals
 from src.store import MetricStore, Record, Snapshot, between
 
 log = logging.getLogger("bi_metrics")
@@ -114,7 +114,7 @@ class MetricRunner:
         self._names = [file.name for file in files]
         self._all_files = catalog.files
         self._twins = catalog.initial_twins()
-        self._parameters = {name: literal(value) for name, value in parameters.items()}
+        self._parameters = literals(parameters)
         self._zone = zone
         self._options = options
         self._without_warnings: set[str] = set()  # paths of files whose last execution had none

@@ -10,7 +10,7 @@ from src.errors import StatementError
 from src.packet import Packet, Step
 from src.sql_checks import Problem
 from src.sql_loader import Metric
-from src.sql_text import Statement, literal, unquoted
+from src.sql_text import Statement, literal, literals, unquoted
 
 
 def ask_server(
@@ -21,10 +21,10 @@ def ask_server(
     `parameters` are those of the settings. Raises DatabaseError only where the connection fails.
     """
     files = list(files)
-    literals = {name: literal(value) for name, value in parameters.items()}
+    bound = literals(parameters)
     problems = list(wrong_engines(database, files))
     for file in files:
-        packet = Packet(Step(file, tuple(dates) if file.mode == "initial" else tuple(dates[-1:])), literals)
+        packet = Packet(Step(file, tuple(dates) if file.mode == "initial" else tuple(dates[-1:])), bound)
         problems += _explain(database, packet)
     return sorted(problems)
 

@@ -282,6 +282,11 @@ def literal(value: str | datetime.date) -> str:
     return f"'{text.translate(_ESCAPES)}'"
 
 
+def literals(values: Mapping[str, str]) -> dict[str, str]:
+    """Return values by name, such as the parameters of the settings, as bind() wants them."""
+    return {name: literal(value) for name, value in values.items()}
+
+
 def bind(sql: Statement | Check, values: Mapping[str, str]) -> str:
     """Return the SQL with each %(name)s replaced by its literal from `values` and %% by %; comments stay.
 

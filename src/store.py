@@ -158,11 +158,6 @@ class MetricStore:
 
     # --- across dates -------------------------------------------------------------------------------------------------
 
-    def newest(self, names: Collection[str]) -> dict[str, date]:
-        """Return the newest date of each metric that has rows."""
-        query = f"SELECT metrics, MAX(metric_date) FROM bi_metrics WHERE metrics IN ({_listed(names)}) GROUP BY metrics"
-        return {row[0]: row[1] for row in self._db.query(query)}
-
     def later(self, names: Collection[str], day: date) -> tuple[date, date] | None:
         """Return the first and the last date after `day` that has a row of one of the metrics."""
         first, last = self._db.query(
