@@ -3,26 +3,29 @@
 
 from __future__ import annotations
 
+from src.command import VERSION, CommandParser, not_negative, positive, use_own_packages
+
+if __name__ == "__main__":
+    use_own_packages(__file__)
+
 import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import date
-from typing import TYPE_CHECKING
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
-from src.command import CommandParser, not_negative
+from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
-from src.errors import DatabaseError, MetricsError, SettingsError
-from src.packet import Packet, Step, span
-from src.reporting import as_json, configure_log, log, table
-from src.selection import select
-from src.sql_checks import Problem, check_catalog
-from src.sql_loader import Catalog, Metric, load_catalog
-from src.sql_text import literals
-
-if TYPE_CHECKING:
-    from src.store import MetricStore
+from src.db_manager import DatabaseManager
+from src.errors import DatabaseError, MetricFileError, MetricsError, SettingsError
+from src.reporting import as_json, configure_log, count, log, table, write_line
+from src.sql_checks import Problem, check_catalog, placement_problems
+from src.sql_loader import MetricFile, Mode, load_catalog, select, spelled
+from src.status import in_words, repair_commands, states
+from src.step import Parameters, Step
+from src.store import MetricStore
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 
@@ -30,205 +33,238 @@ EXAMPLES = """\
 examples:
   python list_metrics.py                          what the nightly run executes, in order
   python list_metrics.py --initial                what the initial load executes
-  python list_metrics.py --check                  every rule on every file, and EXPLAIN where a database is reachable
+  python list_metrics.py --check                  every rule on every file, and EXPLAIN by the server
   python list_metrics.py --check --offline        the same without a database
   python list_metrics.py --sql total_revenue 2025-01-15    the statements as they are sent
-  python list_metrics.py --status                 first and newest date, holes, last run
-  python list_metrics.py --status --max-age 2     the same as a probe: exit 1 where a metric is older
+  python list_metrics.py --status                 dates, rows, what is missing or not final, the last run
+  python list_metrics.py --status --max-age 1     the same as a probe: only metrics with a problem, exit 1 with one
+  python list_metrics.py --html page.html         the numbers as a page
 
-exit codes: 0 all well, 1 a file has an error or a metric is too old, 2 the question could not be answered
+exit codes: 0 all well, 1 a file has an error or a metric a problem, 2 the question could not be answered
 """
 
 
-def list_files(catalog: Catalog, mode: str, settings: Settings, json: bool) -> int:
-    """Print the files of a mode in run order, the disabled ones too; 1 where a file has an error."""
-    files = select(catalog, mode, [])
-    shown = [file for file in catalog.files if file in files or (file.disabled and file.mode in ("both", mode))]
-    problems = check_catalog(catalog, files, settings.parameters)
-    rows = _rows(shown, problems)
-    if json:
-        keys = ("number", "metric", "data_type", "description", "file")
-        print(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
-    else:
-        print(table([("#", "Metric", "Data type", "Description", "File"), *rows]))
-        for problem in problems:
-            if problem.severity != "error":
-                print(problem)
-    return _exit_code(problems)
+@dataclass(frozen=True)
+class Call:
+    """The command line of list_metrics.py; each field is an option of that name."""
+
+    initial: bool = False
+    check: bool = False
+    offline: bool = False
+    sql: Sequence[str] | None = None
+    status: bool = False
+    max_age: int | None = None
+    html: str | None = None
+    days: int = 90
+    json: bool = False
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.INITIAL if self.initial else Mode.DATES
 
 
-def _rows(files: Sequence[Metric], problems: Sequence[Problem]) -> list[tuple[str, ...]]:
-    errors: dict[str, Problem] = {}
-    for problem in problems:
-        if problem.severity == "error":
-            errors.setdefault(problem.file, problem)
-    rows: list[tuple[str, ...]] = []
-    number = 0
-    for file in files:
-        number += not file.disabled
-        kind = "disabled" if file.disabled else "helper" if file.is_helper else file.header.data_type or "-"
-        said = str(errors[file.path]) if file.path in errors else file.header.description or ""
-        rows.append(("-" if file.disabled else str(number), file.name, kind, said, file.path))
-    return rows
+class Listing:
+    """One call of the command."""
 
+    def __init__(self, call: Call, settings: Settings) -> None:
+        self.call = call
+        self.settings = settings
+        self.zone = business_zone(settings.metrics_timezone)
+        self.today = today_in(self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone)
+        self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
 
-def check(catalog: Catalog, settings: Settings, offline: bool, json: bool) -> int:
-    """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
-    files = [file for file in catalog.files if not file.disabled]
-    problems = check_catalog(catalog, files, settings.parameters)
-    broken = {problem.file for problem in problems if problem.severity == "error"}
-    if not offline:
-        problems = sorted(problems + _ask_server([file for file in files if file.path not in broken], settings))
-    if json:
-        print(as_json([problem.__dict__ for problem in problems]))
+    def _problems(self, files: Sequence[MetricFile]) -> list[Problem]:
+        found = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
+        return sorted(found + placement_problems(self.catalog, self.settings.metrics_dir))
+
+    def files(self) -> int:
+        """Print the files of a mode in run order, the disabled ones too, and their problems below."""
+        files = select(self.catalog, self.call.mode, [])
+        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.call.mode))]
+        problems = self._problems(files)
+        head = ("#", "Metric", "Type", "Runs", "Reads", "Description", "File")
+        rows = []
+        for file in shown:
+            kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
+            number = "-" if file.disabled else str(files.index(file) + 1)
+            reads = spelled(self.catalog.reads_of(file)) or "-"
+            runs = "set-based" if file.is_set_based else "per date"
+            rows.append((number, file.name, kind, runs, reads, file.description, file.path))
+        if self.call.json:
+            keys = ("number", "metric", "data_type", "runs", "reads", "description", "file")
+            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+        else:
+            write_line(table([head, *rows], cut=5))
+            for problem in problems:
+                write_line(str(problem))
         return _exit_code(problems)
-    for problem in problems:
-        print(problem)
-    counts = {kind: sum(problem.severity == kind for problem in problems) for kind in ("error", "warning")}
-    print(f"{len(files)} files checked: {counts['error']} errors, {counts['warning']} warnings.")
-    return _exit_code(problems)
 
+    def check(self) -> int:
+        """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
+        files = [file for file in self.catalog.files if not file.disabled]
+        problems, left_out = self._problems(files), 0
+        if not self.call.offline:
+            broken = {problem.file for problem in problems if problem.severity == "error"}
+            found, left_out = self._ask_server([file for file in files if file.path not in broken])
+            problems = sorted(problems + found)
+        if self.call.json:
+            write_line(as_json([asdict(problem) for problem in problems]))
+            return _exit_code(problems)
+        for problem in problems:
+            write_line(str(problem))
+        if left_out:
+            write_line(f"{count(left_out, 'statement')} could not be explained: a temporary table, a view, or a right.")
+        errors = sum(problem.severity == "error" for problem in problems)
+        write_line(f"{count(len(files), 'file')} checked: {count(errors, 'error')}, "
+                   f"{count(len(problems) - errors, 'warning')}.")  # fmt: skip
+        return _exit_code(problems)
 
-def _ask_server(files: Sequence[Metric], settings: Settings) -> list[Problem]:
-    from src.db_manager import DatabaseManager
-    from src.server_checks import ask_server
+    def _ask_server(self, files: Sequence[MetricFile]) -> tuple[list[Problem], int]:
+        from src.server_checks import ask_server, wrong_engines
 
-    database = DatabaseManager(settings)
-    try:
-        database.connect()
-    except (DatabaseError, SettingsError) as error:
-        log.warning("the database was not asked: %s", error)
-        return []
-    try:
-        yesterday = today_in(business_zone(settings.metrics_timezone)) - ONE_DAY
-        return ask_server(database, files, settings.parameters, [yesterday])
-    finally:
-        database.close()
+        yesterday = (self.today - ONE_DAY,)
+        with closing(self._connected()) as database:
+            problems, left_out = ask_server(database, [Step(file, yesterday, self.parameters) for file in files])
+            return [*problems, *wrong_engines(database, files)], left_out
+
+    def print_sql(self, words: Sequence[str]) -> int:
+        """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
+        day = parse_date(words[1], self.today) if len(words) == 2 else self.today - ONE_DAY
+        files = select(self.catalog, self.call.mode, words[:1])
+        write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
+        for file in files:
+            for statement in Step(file, (day,), self.parameters).statements:
+                write_line(f"{statement};")
+        return OK
+
+    def status(self) -> int:
+        """Print what is stored of each metric; with --max-age only those with a problem, and 1 where there is one."""
+        max_age = self.call.max_age
+        with closing(self._connected()) as database:
+            found = states(self._store(database), self.catalog, self.today, self._errors_by_path())
+        bad = [state for state in found if state.problems(self.today, max_age)]
+        shown = found if max_age is None else bad
+        if self.call.json:
+            keys = ("name", "missing", "not_final", "future", "sql_changed", "file_errors")
+            write_line(as_json([
+                {key: getattr(state, key) for key in keys} | {"file": state.file.path if state.file else None}
+                | (asdict(state.stored) if state.stored else {}) | {"problems": state.problems(self.today, max_age)}
+                for state in shown
+            ]))  # fmt: skip
+        elif shown:
+            head = ("Metric", "First", "Newest", "Newest final", "Rows", "Last run", "ms", "Remarks")
+            rows = []
+            for state in shown:
+                known = state.stored
+                cells = (known.first, known.newest, known.newest_final, f"{known.rows:,}", known.last_run,
+                         known.last_milliseconds) if known else (None,) * 6  # fmt: skip
+                remarks = "; ".join(state.remarks(self.today, max_age))
+                rows.append((state.name, *("-" if cell is None else str(cell) for cell in cells), remarks))
+            write_line(table([head, *rows]))
+        if not self.call.json:
+            for line in [in_words(found, self.today) + "." if max_age is None else "", *repair_commands(shown, found)]:
+                if line:
+                    write_line(line)
+        return PROBLEMS if max_age is not None and bad else OK
+
+    def html(self, file: str) -> int:
+        """Write the numbers of the last days as a page that needs nothing else."""
+        from src.page import write
+        from src.page_data import page_of
+
+        with closing(self._connected()) as database:
+            page = page_of(self._store(database), self.catalog, self.settings, self.today, self.call.days,
+                           self._errors_by_path())  # fmt: skip
+        try:
+            write(page, Path(file))
+        except OSError as error:
+            raise SettingsError(f"--html {file}: cannot write it: {error.strerror}") from None
+        write_line(f"{page.state}. The page is {file}")
+        return OK
+
+    def _errors_by_path(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for problem in self._problems([file for file in self.catalog.files if not file.disabled]):
+            if problem.severity == "error":
+                found.setdefault(problem.file, []).append(str(problem))
+        return found
+
+    def _connected(self) -> DatabaseManager:
+        database = DatabaseManager(self.settings)
+        try:
+            database.connect()
+        except DatabaseError as error:
+            hint = "; to check without it: --check --offline" if self.call.check else ""
+            raise DatabaseError(error.code, f"{error}{hint}") from None
+        return database
+
+    def _store(self, database: DatabaseManager) -> MetricStore:
+        store = MetricStore(database, self.zone)
+        store.require_schema()
+        return store
 
 
 def _exit_code(problems: Sequence[Problem]) -> int:
     return PROBLEMS if any(problem.severity == "error" for problem in problems) else OK
 
 
-def print_sql(catalog: Catalog, mode: str, settings: Settings, words: Sequence[str]) -> int:
-    """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
-    today = today_in(business_zone(settings.metrics_timezone))
-    day = parse_date(words[1], today) if len(words) == 2 else today - ONE_DAY
-    parameters = literals(settings.parameters)
-    files = select(catalog, mode, words[:1])
-    print(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default would cut JSON")
-    for file in files:
-        for statement in Packet(Step(file, (day,)), parameters).bound:
-            print(f"{statement};")
-    return OK
-
-
-def show_status(catalog: Catalog, settings: Settings, max_age: int | None, json: bool) -> int:
-    """Print what is stored of each metric; 1 where one is older than `max_age` days, or has no row at all then."""
-    from src.db_manager import DatabaseManager
-    from src.store import MetricStore
-
-    zone = business_zone(settings.metrics_timezone)
-    today = today_in(zone)
-    database = DatabaseManager(settings)
-    database.connect()
-    try:
-        store = MetricStore(database, zone)
-        store.require_schema()
-        files = [file for file in select(catalog, "incremental", []) if not file.is_helper]
-        states = _states(store, files, catalog, today, max_age)
-    finally:
-        database.close()
-    print(as_json(states) if json else _status_table(states))
-    return PROBLEMS if any(state["too_old"] for state in states) else OK
-
-
-def _states(
-    store: MetricStore, files: Sequence[Metric], catalog: Catalog, today: date, max_age: int | None
-) -> list[dict[str, object]]:
-    """Return what is known of each metric; dates as date, times by the server's clock."""
-    names = [file.name for file in files]
-    found = store.status(names)
-    holes, half_days = store.holes(names, today)
-    prints: dict[str, set[str]] = {}
-    for file in catalog.files:
-        if not file.disabled:
-            prints.setdefault(file.name, set()).add(file.script.fingerprint)
-    states: list[dict[str, object]] = []
-    for name in names:
-        status = found.get(name)
-        too_old = max_age is not None and (status is None or (today - status.newest).days > max_age)
-        state: dict[str, object] = {"metric": name, "too_old": too_old}
-        if status is not None:
-            state |= status.__dict__
-            state["holes"] = [span([hole.start, hole.end]) for hole in holes if hole.metric == name]
-            state["half_days"] = [str(hole.start) for hole in half_days if hole.metric == name]
-            state["sql_changed"] = bool(status.fingerprint) and status.fingerprint not in prints[name]
-        states.append(state)
-    return states
-
-
-def _status_table(states: Sequence[dict[str, object]]) -> str:
-    head = ("Metric", "First", "Newest", "Rows", "State", "Last run", "ms", "Remarks")
-    return table([head, *(_status_row(state) for state in states)])
-
-
-def _status_row(state: dict[str, object]) -> tuple[str, ...]:
-    if "rows" not in state:
-        return (str(state["metric"]), "-", "-", "0", "-", "-", "-", "no row yet")
-    remarks = ["TOO OLD"] if state["too_old"] else []
-    for key, said in (("holes", "holes"), ("half_days", "a part of the day")):
-        dates = state[key]
-        assert isinstance(dates, list)
-        remarks += [f"{said}: {', '.join(dates[:3])}{' ...' if len(dates) > 3 else ''}"] if dates else []
-    remarks += ["SQL changed since"] if state["sql_changed"] else []
-    remarks += [f"last run {state['last_status']}"] if state["last_status"] == "failed" else []
-    final = "final" if state["newest_is_final"] else "provisional"
-    cells = [state[key] for key in ("metric", "first", "newest", "rows")] + [final]
-    cells += [state["last_run"] or "-", "-" if state["last_milliseconds"] is None else state["last_milliseconds"]]
-    return (*map(str, cells), "; ".join(remarks))
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> Call:
+    """Return the command line as a Call. Raises UsageError for one that makes no sense."""
     parser = CommandParser("list_metrics.py", __doc__, EXAMPLES)
-    add = parser.add_argument
-    add("--initial", action="store_true", help="the files of the initial load instead of the nightly run's")
-    add("--check", action="store_true", help="every rule on every file, and EXPLAIN where a database is reachable")
-    add("--offline", action="store_true", help="with --check: leave the database out")
-    add("--sql", nargs="+", metavar=("NAME", "DATE"), help="print a metric's SQL as sent for DATE (default: yesterday)")
-    add("--status", action="store_true", help="what is stored of each metric: dates, holes, the last run")
-    add("--max-age", type=not_negative, metavar="DAYS", help="with --status: exit 1 where the newest row is older")
-    add("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(argv)
-    if sum(map(bool, (args.check, args.sql, args.status))) > 1:
-        parser.error("--check, --sql and --status exclude each other")
-    if args.offline and not args.check:
+    parser.add_argument("--initial", action="store_true", help="the files of the initial load instead of the night's")
+    parser.add_argument("--check", action="store_true", help="every rule on every file, and EXPLAIN by the server")
+    parser.add_argument("--offline", action="store_true", help="with --check: leave the server out")
+    parser.add_argument(
+        "--sql", nargs="+", metavar=("NAME", "DATE"), help="its SQL as sent for DATE (default: yesterday)"
+    )
+    parser.add_argument("--status", action="store_true", help="what is stored of each metric, and its problems")
+    parser.add_argument(
+        "--max-age", type=not_negative, metavar="DAYS", help="with --status: only the metrics with a problem; exit 1 "
+        "where the newest final row is older, a date is missing or not final, or the last run failed"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the numbers as one page that needs nothing else")
+    parser.add_argument("--days", type=positive, default=90, help="with --html: dates of a line (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--version", action="version", version=VERSION)
+    call = Call(**vars(parser.parse_args(argv)))
+    _refuse_conflicts(parser, call)
+    return call
+
+
+def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
+    if sum(map(bool, (call.check, call.sql, call.status, call.html))) > 1:
+        parser.error("--check, --sql, --status and --html exclude each other")
+    if call.offline and not call.check:
         parser.error("--offline goes with --check")
-    if args.max_age is not None and not args.status:
+    if call.max_age is not None and not call.status:
         parser.error("--max-age goes with --status")
-    if args.sql and (len(args.sql) > 2 or args.json):
+    if call.sql and (len(call.sql) > 2 or call.json):
         parser.error("--sql takes a NAME and at most one DATE, and no --json")
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = parse_arguments(argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # piped into head, it ends without a word
     configure_log(None)
-    mode = "initial" if args.initial else "incremental"
     try:
+        call = parse_arguments(argv)
         settings = load_settings()
-        catalog = load_catalog(ROOT / "sql")
-        if args.check:
-            return check(catalog, settings, args.offline, args.json)
-        if args.sql:
-            return print_sql(catalog, mode, settings, args.sql)
-        if args.status:
-            return show_status(catalog, settings, args.max_age, args.json)
-        return list_files(catalog, mode, settings, args.json)
+        for text in settings.warnings:
+            log.warning("%s", text)
+        listing = Listing(call, settings)
+        if call.check:
+            return listing.check()
+        if call.sql:
+            return listing.print_sql(call.sql)
+        if call.status:
+            return listing.status()
+        if call.html:
+            return listing.html(call.html)
+        return listing.files()
     except MetricsError as error:
-        log.error("%s", error)
+        for problem in error.problems if isinstance(error, MetricFileError) else [error]:
+            log.error("%s", problem)
         return NOTHING_DONE
 
 

@@ -1,286 +1,371 @@
 #!/usr/bin/env python3
-"""Run the metrics of a date, of a range of dates, or the first load of the history."""
+"""Run the metrics of the night, of a date, of a range of dates, or the first load of the history."""
 
 from __future__ import annotations
 
-import gc
-import signal
+from src.command import SIGNALS, VERSION, CommandParser, exit_on_signals, not_negative, positive, use_own_packages
 
 if __name__ == "__main__":
-    gc.disable()  # until the metric files are read: nothing that is loaded until then goes away
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback for a Ctrl-C while we import
+    use_own_packages(__file__)
+    exit_on_signals()
 
 import argparse
-import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import date
-from types import FrameType
 
-from config.database import ROOT, Settings, load_settings
-from src.command import CommandParser, not_negative, positive
-from src.dates import business_zone, today_in
+from config.database import ROOT, Settings, load_settings, on_end_command
+from src.dates import ONE_DAY, business_zone, day_at, span, today_in
 from src.db_manager import DatabaseManager
-from src.errors import DatabaseError, DateError, LockedError, MetricFileError, MetricsError
-from src.metric_runner import MetricRunner, Options
-from src.outcome import Outcome, count, holes_line, later_line
-from src.packet import span
-from src.plan import count_works, dates_asked_for, dates_to_catch_up, works_of
-from src.reporting import Reporter, as_json, configure_log, log
-from src.selection import check_files, select
-from src.sql_loader import Metric, load_catalog
-from src.store import MetricStore
+from src.errors import (
+    DatabaseError,
+    DateError,
+    Interrupted,
+    LockedError,
+    MetricFileError,
+    MetricsError,
+    UsageError,
+)
+from src.interruption import Interruption
+from src.metric_runner import Batch, MetricRunner, Options
+from src.plan import Call, batches_of, dates_asked_for, due_dates, night
+from src.reporting import Reporter, RunSummary, as_json, configure_log, count, log, repair_lines, write_line
+from src.server_checks import ask_server, wrong_engines
+from src.sql_checks import Problem, check_catalog
+from src.sql_loader import MetricFile, Mode, load_catalog, select
+from src.step import Parameters, Step
+from src.store import LOOK_BACK_DAYS, MetricStore
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
+STATUSES = {OK: "ok", A_DATE_FAILED: "failed", NOTHING_TRIED: "not-started", LOCKED: "locked"}
+CLOCK_SECONDS = 300  # by which this machine's clock may differ from the server's without a warning
 
 EXAMPLES = """\
 examples:
-  python run_metrics.py                            yesterday, then today (the line for cron)
+  python run_metrics.py                            the line for cron: what is due, yesterday, then today
   python run_metrics.py 2025-01-15                 one date
   python run_metrics.py 2025-01-01 2025-01-31      a range, both ends included
   python run_metrics.py yesterday --metric 'total_*'
   python run_metrics.py --last 7                   the 7 dates that end today
-  python run_metrics.py --catch-up                 every date since the last one that is stored
-  python run_metrics.py --initial                  the history, from METRICS_HISTORY_START to today, in one go
+  python run_metrics.py --initial                  the history, from METRICS_HISTORY_START to today, at once
   python run_metrics.py --initial 2024-12-31       the history up to a date
   python run_metrics.py --initial 2025-01-01 2025-12-31 --chunk month
   python run_metrics.py --initial 2025-01-01 2025-01-31 --dry-run    compare what is stored with the source
+  python run_metrics.py --verify 2025-01-01 2025-01-31               compare both ways of computing, store nothing
 
-exit codes: 0 all committed, 1 a date failed, 2 nothing was tried, 3 another run is at work,
-4 a dry run found stored rows that differ, 130 and 143 interrupted
+exit codes: 0 all committed, 1 a date failed, 2 nothing was tried, 3 another run is in progress,
+4 stored rows, or the two ways, differ (--dry-run, --verify), 129, 130 and 143 interrupted
 """
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
-
-
 class Run:
-    """One call of the command."""
+    """One call of the command. `today` is the date in METRICS_TIMEZONE."""
 
-    def __init__(self, args: argparse.Namespace, settings: Settings) -> None:
-        self.args = args
+    def __init__(self, call: Call, settings: Settings, interruption: Interruption, today: date | None = None) -> None:
+        self.call = call
         self.settings = settings
-        self.reporter = Reporter(args.quiet or args.json, args.verbose)
+        self.reporter = Reporter(call.quiet or call.json, call.verbose)
         self.zone = business_zone(settings.metrics_timezone)
-        self.today = today_in(self.zone)
-        self.catalog = load_catalog(ROOT / "sql")
-        self.files = select(self.catalog, "initial" if args.initial else "incremental", args.metric)
+        self.today = today or today_in(self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone)
+        self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
+        self.files = select(self.catalog, call.mode, call.metric)
         self.names = [file.name for file in self.files if not file.is_helper]
-        self.each_date = sum(file.mode == "both" for file in self.files)  # an initial load runs these once a date
-        self.twins = {} if args.initial else self.catalog.initial_twins()
-        self.database = DatabaseManager(settings)
+        self.database = DatabaseManager(settings, interruption)
         self.store = MetricStore(self.database, self.zone)
-        self.outcome = Outcome(args, ())
+        options = Options(call.retries, call.wait, call.keep_going or call.is_night)
+        self.runner = MetricRunner(self.database, self.store, self.catalog, self.parameters, options)
+        self.summary = RunSummary(call)
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""
         history_start = self.settings.metrics_history_start
-        asked = [] if self.args.catch_up else dates_asked_for(self.args, history_start, self.today)
-        to_check = [*self.files, *(self.twins[file.name] for file in self.files if file.name in self.twins)]
-        check_files(self.catalog, to_check, self.settings)
-        runner = self._runner(asked)
-        dates = runner.open(lambda: self._prepare(asked, to_check))
-        if not dates:
-            self.reporter.say("Nothing to catch up: every metric has the row of that date.")
-            return OK
-        if self.args.catch_up:
-            self.reporter.say(f"Catching up {span(dates)}: {count(len(dates), 'date')}.")
-        if self.args.dry_run:
-            return self._rehearse(runner, dates)
-        return self._run(runner, dates)
+        dates = dates_asked_for(self.call, history_start, self.today)
+        files = self._files_that_may_run()
+        self._check(files)
+        if history_start and dates[0] < history_start:
+            log.warning("%s is before METRICS_HISTORY_START=%s: is there anything to count?", dates[0], history_start)
+        self.runner.open(lambda: self._prepare(files, dates))
+        if self.call.verify:
+            return self._verify(dates)
+        if self.call.dry_run:
+            return self._dry_run(dates)
+        return self._run(dates)
 
-    def _prepare(self, asked: list[date], files: Sequence[Metric]) -> list[date]:
-        """Ask the server what must be known before the first date: its tables, the dates to catch up, the files."""
+    def _files_that_may_run(self) -> list[MetricFile]:
+        """Return the files selected, and the initial files that may take their place or that run besides."""
+        if self.call.initial:
+            return list(self.files)
+        initial = self.catalog.initial_files
+        others = [initial[name] for name in self.names if name in initial]
+        if self.call.verify:
+            others += select(self.catalog, Mode.INITIAL, self.call.metric)
+        return list(dict.fromkeys([*self.files, *others]))
+
+    def _check(self, files: Sequence[MetricFile]) -> None:
+        """Apply the rules that need no server; warnings go to the log, the listing shows them too."""
+        problems = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
+        _refuse(problems)
+        for problem in problems:
+            log.getChild("sql").warning("%s", problem)
+
+    def _prepare(self, files: Sequence[MetricFile], dates: Sequence[date]) -> None:
+        """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
         self.store.require_schema()
-        dates = asked or dates_to_catch_up(self.args, self.store.status(self.names).values(), self.today)
-        if dates:
-            self._ask_server(files, dates)
-        return dates
+        moment = self.store.moment()
+        server_today, ahead = day_at(moment, self.zone), time.time() - moment
+        if dates[-1] > server_today:
+            raise UsageError(f"{dates[-1]} has not begun by the server's clock, where it is {server_today}")
+        if abs(ahead) > CLOCK_SECONDS:
+            log.warning("this machine's clock differs from the server's by %.0f s; set one of them", ahead)
+        _refuse(wrong_engines(self.database, files))
+        if len(dates) > 1 and not self.call.is_night:  # so that day 1 of 300 does not die at file 40
+            steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
+            _refuse(ask_server(self.database, steps)[0])
 
-    def interrupted(self, error: Interrupted) -> None:
-        """Stop what the server still does for us, and say what was committed."""
-        self.database.kill_lost_session()
-        log.error("%s", error)
-        self._say_stopped()
-
-    def _runner(self, dates: Sequence[date]) -> MetricRunner:
-        args = self.args
-        options = Options(args.retries, args.wait, args.keep_going)
-        runner = MetricRunner(self.database, self.catalog, self.files, self.settings.parameters, self.zone, options)
-        if args.initial and len(dates) > 1 and not args.chunk:
-            executions = len(self.files) - self.each_date + self.each_date * len(dates)
-            runner.on_step = self.reporter.files(executions, dates[-1])
-        return runner
-
-    def _ask_server(self, files: Sequence[Metric], dates: Sequence[date]) -> None:
-        """Let the server judge the files of a range first, so that day 1 of 300 does not die at file 40."""
-        from src.server_checks import ask_server, wrong_engines
-
-        args = self.args
-        if len(dates) > 1 and (args.dates or args.last or args.catch_up or args.initial):
-            problems = ask_server(self.database, files, self.settings.parameters, dates)
-        else:
-            problems = list(wrong_engines(self.database, files))
-        errors = [str(problem) for problem in problems if problem.severity == "error"]
-        if errors:
-            raise MetricFileError(errors)
-
-    def _run(self, runner: MetricRunner, dates: Sequence[date]) -> int:
-        clock = time.monotonic()
-        self.outcome = outcome = Outcome(self.args, dates)
-        works = count_works(self.args, dates)
-        if self.args.initial:
-            self._announce(dates, works)
-        try:
-            for result in self.reporter.follow(runner.run(works_of(self.args, dates)), works):
-                outcome.add(result)
+    def _run(self, dates: Sequence[date]) -> int:
+        clock, yesterday = time.monotonic(), dates[0]
+        self.summary = summary = RunSummary(self.call, dates)
+        batches = self._batches(dates, lambda: summary.has_unmarked)
+        causes: set[str] = set()  # of failed dates: a broken file fails each of 33 dates alike
+        at_once = self.call.initial and not self.call.chunk
+        if self.call.initial:
+            self._announce(dates, len(list(batches)))
+        total = sum(1 if file.is_set_based else len(dates) for file in self.files) if at_once else len(dates)
+        with self.reporter.progress(0 if self.call.is_night else total, "file" if at_once else "date"):
+            if at_once:
+                self.runner.on_step = self.reporter.tick
+            for result in self.runner.run(batches):
+                summary.add(result)
                 if result.error is not None:
-                    log.error("%s", result.error)
-        except (DateError, LockedError) as error:
-            log.error("%s", error)
-            self._say_stopped()
-            return A_DATE_FAILED
-        log.info("run %s: %s; %.1f s", runner.run_id, outcome.summary(), time.monotonic() - clock)
-        self._say_what_follows()
-        return A_DATE_FAILED if outcome.failed else OK
+                    cause = str(result.error).partition(": ")[2]
+                    (log if cause not in causes else log.getChild("sql")).error("%s", result.error)
+                    causes.add(cause)
+                if not at_once:
+                    self.reporter.tick(len(result.batch.dates))
+                self.reporter.result(result, self.call.is_night and result.batch.dates[0] < yesterday)
+        changed = f"{count(len(summary.changes), 'final row')} changed" if summary.changes else "no final row changed"
+        log.info("run %s: %s: %s; %.1f s", self.runner.run_id, count(len(summary.committed), "date"), changed,
+                 time.monotonic() - clock)  # fmt: skip
+        if summary.failed:
+            self.say_stopped()
+        if not self.database.is_lost():
+            self._say_what_is_due()
+        return A_DATE_FAILED if summary.failed else OK
 
-    def _rehearse(self, runner: MetricRunner, dates: Sequence[date]) -> int:
+    def _batches(self, dates: Sequence[date], has_unmarked: Callable[[], bool] = lambda: False) -> Iterable[Batch]:
+        if not self.call.is_night:
+            return list(batches_of(self.call, self.files, dates))
+
+        def due() -> list[date]:
+            return self.runner.with_retries(lambda: due_dates(self.store, self.names, self.today), "to ask what is due")
+
+        first = self.runner.with_retries(lambda: self.store.first_dates(self.names), "to ask what is due")
+        return night(self.files, self.today, first, due, has_unmarked)
+
+    def _announce(self, dates: Sequence[date], transactions: int) -> None:
+        per_date = sum(not file.is_set_based for file in self.files)
+        self.reporter.say(
+            f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
+            f"{per_date} of them once per date; {count(transactions, 'transaction')}."
+        )
+        if len(dates) == 1 and not self.call.dates:
+            self.reporter.say(
+                "METRICS_HISTORY_START is not set, so one date is loaded. For more: "
+                f"python run_metrics.py --initial 2024-01-01 {dates[0]}"
+            )
+
+    def _dry_run(self, dates: Sequence[date]) -> int:
         try:
-            results = runner.rehearse(list(works_of(self.args, dates)))
+            results = self.runner.dry_run(list(self._batches(dates)))
         except DateError as error:
             log.error("%s", error)
             return A_DATE_FAILED
         changes = [change for result in results for change in result.changes]
-        if self.args.json:
-            print(as_json([change.__dict__ for change in changes]))
+        if self.call.json:
+            write_line(as_json([asdict(change) for change in changes]))
         else:
-            self.reporter.rehearsal(changes)
+            self.reporter.dry_run(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
 
-    def _announce(self, dates: Sequence[date], works: int) -> None:
-        self.reporter.say(
-            f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
-            f"{self.each_date} of them run once a date; {count(works, 'transaction')}."
-        )
-
-    def _say_stopped(self) -> None:
-        if self.outcome.has_dates:
-            log.info("%s", self.outcome.stopped())
-            print(self.outcome.stopped(), file=sys.stderr)
-
-    def _say_what_follows(self) -> None:
-        """Say what changed, what failed, which dates are missing, and which rows are now out of date."""
-        outcome = self.outcome
-        if outcome.is_worth_a_line:
-            self.reporter.say(f"{outcome.summary()}.")
-        if outcome.failed:
-            print(outcome.failures(), file=sys.stderr)
-        chained = self.catalog.initial_twins().keys() & set(self.names)
+    def _verify(self, dates: Sequence[date]) -> int:
+        at_once = select(self.catalog, Mode.INITIAL, self.call.metric)
+        both = {file.name for file in at_once} & set(self.names)
+        if not both:
+            raise UsageError("--verify: no metric can be computed both at once and date by date")
+        at_once = tuple(file for file in at_once if file.is_helper or file.name in both)
+        by_date = [file for file in self.files if not file.is_helper and file.name in both]
         try:
-            holes, half_days = self.store.holes(self.names, self.today) if self.names else ([], [])
-            later = self.store.later(chained, outcome.committed[-1]) if chained and outcome.touched else None
+            verdict = self.runner.verify(Batch(Mode.INITIAL, tuple(dates), at_once), by_date)
+        except DateError as error:
+            log.error("%s", error)
+            return A_DATE_FAILED
+        if self.call.json:
+            moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
+            different = [asdict(change) for change in verdict.different]
+            write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
+        else:
+            self.reporter.verdict(verdict)
+        return DIFFERS if verdict.different else OK
+
+    def interrupted(self, error: Interrupted) -> None:
+        """Stop what the server still does for us, and say what was committed."""
+        left = self.database.left_behind
+        log.error("%s", f"{error}. Beware: {left}" if left else error)
+        self.summary.fail(error)
+        self.summary.partly_stored |= bool(left)
+        self.say_stopped()
+        self.database.interruption = Interruption()  # for the signal has ended the connection it watched
+        self.database.kill_lost_session()
+
+    def say_stopped(self) -> None:
+        """Say what was committed, and the command that runs the rest."""
+        if self.summary.resume:
+            log.info("%s", self.summary.stopped())
+            write_line(self.summary.stopped(), sys.stderr)
+
+    def _say_what_is_due(self) -> None:
+        """Name the dates that are missing and the rows that are not final, with the commands that repair them."""
+        summary, since = self.summary, self.today - LOOK_BACK_DAYS * ONE_DAY
+        try:
+            summary.missing = self.store.missing(self.names, self.today, since)
+            summary.not_final = self.store.not_final(self.names, self.today)
         except DatabaseError as error:
             log.warning("could not look for missing dates: %s", error)
             return
-        if holes:
-            log.warning("%s", holes_line("dates are missing", holes))
-        if half_days:
-            log.warning("%s", holes_line("rows hold a part of their day", half_days))
-        if later:
-            log.warning("%s", later_line(later, chained))
+        for line in repair_lines("missing", summary.missing, self.names):
+            log.warning("%s", line)
+        for line in repair_lines("not final though the day has ended", summary.not_final, self.names):
+            log.warning("%s", line)
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _refuse(problems: Iterable[Problem]) -> None:
+    """Raise MetricFileError with all errors among the problems at once."""
+    errors = [str(problem) for problem in problems if problem.severity == "error"]
+    if errors:
+        raise MetricFileError(errors)
+
+
+def parse_arguments(argv: Sequence[str]) -> Call:
+    """Return the command line as a Call. Raises UsageError for one that makes no sense."""
     parser = CommandParser("run_metrics.py", __doc__, EXAMPLES)
-    add = parser.add_argument
-    add("dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, both included")
-    add("--initial", action="store_true", help="run sql/initial/: all dates up to DATE (default: today) at once, from "
-        "the first of two dates or METRICS_HISTORY_START")  # fmt: skip
-    add("--chunk", choices=["month"], help="split an initial load into a transaction a month")
-    add("--metric", action="append", default=[], metavar="NAME", help="only this metric (repeatable; * and ? match)")
-    add("--last", type=positive, metavar="N", help="the N dates up to DATE (default: today)")
-    add("--catch-up", action="store_true", help="the dates since the last stored one, up to DATE (default: today)")
-    add("--keep-going", action="store_true", help="after a failed date run the others too")
-    add("--dry-run", action="store_true", help="run everything in one transaction and roll it back; shows what would "
-        "change. It takes locks and time like a real run. Incremental files build on stored rows, so late or corrected "
-        "data shows only with --initial START END --dry-run")  # fmt: skip
-    add("--json", action="store_true", help="print the result of a dry run as JSON")
-    add("--retries", type=not_negative, default=Options.retries, metavar="N",
-        help="further tries of a date after a lost connection, a deadlock or the like (default: %(default)s)")
-    add("--wait", type=not_negative, default=0, metavar="SECONDS",
-        help="wait for another run to end (default: exit 3 at once)")  # fmt: skip
-    add("--quiet", action="store_true", help="print nothing unless something is wrong")
-    add("--verbose", action="store_true", help="print each file with its rows and time")
-    args = parser.parse_intermixed_args(argv)
-    _refuse_conflicts(parser, args)
-    return args
+    parser.add_argument(
+        "dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, both included"
+    )
+    parser.add_argument(
+        "--initial", action="store_true", help="run the initial files: all dates up to DATE (default: today) at once, "
+        "from the first of two dates or METRICS_HISTORY_START"
+    )
+    parser.add_argument("--chunk", choices=["month"], help="split an initial load into one transaction per month")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="only this metric (repeatable; * and ? match)"
+    )
+    parser.add_argument("--last", type=positive, metavar="N", help="the N dates up to DATE (default: today)")
+    parser.add_argument("--keep-going", action="store_true", help="after a failed date run the others too")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run everything in one transaction, show what would change, and roll "
+        "back. It takes locks and time like a real run. Incremental files build on stored rows, so late or corrected "
+        "data shows only with --initial START END --dry-run"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="compute START to END both ways, at once and date by date, and compare; "
+        "nothing is stored"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, on the last line")
+    parser.add_argument(
+        "--retries", type=not_negative, default=Options.retries, metavar="N",
+        help="further tries of a date after a lost connection, a deadlock or the like (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wait", type=not_negative, default=0, metavar="SECONDS",
+        help="wait for another run to end (default: exit 3 at once)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only failures, dates to repair and what changed")
+    parser.add_argument("--verbose", action="store_true", help="print each file with its time")
+    parser.add_argument("--version", action="version", version=VERSION)
+    words = vars(parser.parse_intermixed_args(argv))
+    call = Call(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
+    _refuse_conflicts(parser, call)
+    return call
 
 
-def _refuse_conflicts(parser: CommandParser, args: argparse.Namespace) -> None:
-    kinds = [name for name in ("initial", "last", "catch_up") if getattr(args, name)]
+def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
+    kinds = [name for name in ("initial", "last", "verify") if getattr(call, name)]
     if len(kinds) > 1:
-        parser.error(" and ".join(f"--{kind.replace('_', '-')}" for kind in kinds) + " exclude each other")
-    most = 1 if args.last or args.catch_up else 2
-    if len(args.dates) > most:
-        parser.error(f"{len(args.dates)} dates given; at most {most} make sense here")
-    if args.chunk and not args.initial:
+        parser.error(" and ".join(f"--{kind}" for kind in kinds) + " exclude each other")
+    most = 1 if call.last else 2
+    if len(call.dates) > most:
+        parser.error(f"{len(call.dates)} dates given; at most {most} make sense here")
+    if call.verify and len(call.dates) != 2:
+        parser.error("--verify needs two dates, START and END")
+    if call.verify and call.dry_run:
+        parser.error("--verify and --dry-run exclude each other: neither stores anything")
+    if call.chunk and not call.initial:
         parser.error("--chunk goes with --initial")
-    if args.chunk and args.dry_run:
+    if call.chunk and call.dry_run:
         parser.error("--chunk and --dry-run exclude each other: a dry run is one transaction")
-    if args.json and not args.dry_run:
-        parser.error("--json goes with --dry-run")
-    if args.quiet and args.verbose:
+    if call.quiet and call.verbose:
         parser.error("--quiet and --verbose exclude each other")
-
-
-def _raise_interrupted(number: int, frame: FrameType | None) -> None:
-    _ignore_signals()  # the first one is enough
-    raise Interrupted(number)
-
-
-def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = parse_arguments(argv)
-    configure_log(ROOT / "logs" / "metrics.log", args.quiet)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _raise_interrupted)
-    run: Run | None = None
+    clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
+    call, run, interruption = Call(), None, Interruption()
+    summary = RunSummary(call)
+    warnings = configure_log(ROOT / "logs" / "metrics.log")
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interruption.arrive)
     try:
+        call = parse_arguments(words)
+        log.info("%s", " ".join(["run_metrics.py", *words]))
         settings = load_settings()
         log.setLevel(settings.log_level)
-        if settings.readable_by_others:
-            log.warning(".env holds a password and everybody may read it; run: chmod 600 .env")
-        run = Run(args, settings)
-        return run.start()
-    except MetricFileError as error:
-        for problem in error.problems:
-            log.error("%s", problem)
-        return NOTHING_TRIED
+        for text in settings.warnings:
+            log.warning("%s", text)
+        run = Run(call, settings, interruption)
+        exit_code = run.start()
+        interruption.check()
+    except Interrupted as error:
+        for number in SIGNALS:  # the first one is enough; SIG_IGN would be inherited by METRICS_ON_END
+            signal.signal(number, lambda number, frame: None)
+        if run is not None:
+            run.interrupted(error)
+        exit_code = 128 + error.number
     except MetricsError as error:
-        log.error("%s", error)
-        return LOCKED if isinstance(error, LockedError) else NOTHING_TRIED
-    except Interrupted as signal_seen:
-        if run is not None:
-            run.interrupted(signal_seen)
-        return signal_seen.exit_code
-    finally:
-        _ignore_signals()  # what is left is short
-        if run is not None:
-            run.database.close()
+        for problem in error.problems if isinstance(error, MetricFileError) else [error]:
+            log.error("%s", problem)
+        (run.summary if run is not None else summary).fail(error)
+        exit_code = LOCKED if isinstance(error, LockedError) else NOTHING_TRIED
+    if run is not None:
+        run.database.close()
+        summary = run.summary
+    if not (call.dry_run or call.verify):
+        outcome = {
+            "run_id": run.runner.run_id if run is not None else None,
+            "version": VERSION,
+            "command": ["run_metrics.py", *words],
+            "status": STATUSES.get(exit_code, "interrupted"),
+            "exit_code": exit_code,
+            "seconds": round(time.monotonic() - clock, 3),
+            **summary.as_dict(),
+            "warnings": warnings.texts,
+        }
+        if command := on_end_command():
+            from src.on_end import run_on_end
+
+            run_on_end(command, outcome)
+        if call.json:
+            write_line(as_json(outcome, indent=None))
+    return exit_code
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # nothing is left to do; to take the interpreter apart first costs 9 ms
+    code = main()
+    for number in SIGNALS:  # Python gives up its handlers at exit, and a late signal would change the exit code
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)

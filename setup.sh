@@ -7,11 +7,13 @@ usage() {
     cat <<'END'
 Usage: ./setup.sh [--schema | --demo | --test | --test-all]
 
-  (nothing)    virtual environment in .venv, packages, .env from .env.example
+  (nothing)    virtual environment in .venv, packages, .env from .env.example: about 10 seconds
   --schema     apply sql/schema.sql to the database of .env; existing rows stay
-  --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today
-  --test       install what the tests need and run them on MariaDB
-  --test-all   the same on MySQL, on MariaDB 11.8, on a cluster, and on other versions of Python and PyMySQL
+  --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today, make a page
+               of them: about 15 seconds, longer where MariaDB must be installed first
+  --test       install what the tests need, a browser included, and run them on MariaDB: about 4 minutes
+  --test-all   the same on MySQL, on MariaDB 11.8, on a cluster, and on other versions of Python and PyMySQL:
+               about an hour
 END
 }
 
@@ -27,7 +29,7 @@ install_packages() {
     may_install || die "$what is missing; install it with: sudo apt-get install -y --no-install-recommends $*"
     say "installing $* with apt"
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
-        >logs/setup.log 2>&1 || die "apt could not install $*; its words are in logs/setup.log"
+        >logs/setup.log 2>&1 || die "apt could not install $*; what it said is in logs/setup.log"
 }
 
 find_python() {
@@ -65,6 +67,17 @@ need_mariadb() {
     PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null || install_packages mariadbd mariadb-server-core
 }
 
+# The browser that tests/test_page.py drives. Older versions of Debian know the whole chromium only.
+need_browser() {
+    command -v chromium-headless-shell chromium chrome-headless-shell >/dev/null && return
+    if may_install; then apt-get update -qq >logs/setup.log 2>&1 || true; fi
+    if [ -n "$(apt-cache search --names-only '^chromium-headless-shell$' 2>/dev/null)" ]; then
+        install_packages chromium-headless-shell chromium-headless-shell
+    else
+        install_packages chromium chromium
+    fi
+}
+
 write_env() {
     (umask 077 && cat >.env)
     say "wrote .env"
@@ -75,18 +88,21 @@ apply_schema() {
 }
 
 demo() {
-    local socket
+    local socket page=$PWD/.local/demo/page.html
     socket=$(.venv/bin/python -m demo socket)
-    if [ -f .env ] && ! grep -qxF "DB_SOCKET=$socket" .env; then
+    # An untouched copy of the example holds nothing of the user's.
+    if [ -f .env ] && ! cmp -s .env .env.example && ! grep -qxF "DB_SOCKET=$socket" .env; then
         die "there is a .env that points elsewhere, and it stays as it is; move it away first: mv .env .env.mine"
     fi
     need_mariadb
     .venv/bin/python -m demo start
-    if [ ! -f .env ]; then
-        sed -e "s|^DB_SOCKET=.*|DB_SOCKET=$(printf '%s' "$socket" | sed 's/[&|\\]/\\&/g')|" -e 's/^DB_HOST=.*/DB_HOST=/' \
+    if [ ! -f .env ] || cmp -s .env .env.example; then
+        sed -e "s|^DB_SOCKET=.*|DB_SOCKET=$(printf '%s' "$socket" | sed 's/[&|\\]/\\&/g')|" \
+            -e 's/^DB_HOST=.*/DB_HOST=/' \
             -e 's/^DB_USER=.*/DB_USER=metrics/' -e 's/^DB_NAME=.*/DB_NAME=game/' \
             -e "s/^METRICS_HISTORY_START=.*/METRICS_HISTORY_START=$(date -d '-89 days' +%F)/" .env.example | write_env
     fi
+    say "filling it"
     .venv/bin/python -m demo load
     apply_schema
     say "python run_metrics.py --initial"
@@ -97,7 +113,11 @@ demo() {
     .venv/bin/python -m demo show
     say "python list_metrics.py --status"
     .venv/bin/python list_metrics.py --status
-    say "Done. Look around with .venv/bin/python list_metrics.py; stop the database with .venv/bin/python -m demo stop"
+    say "python list_metrics.py --html .local/demo/page.html"
+    .venv/bin/python list_metrics.py --html "$page" >/dev/null || page=""
+    say "Done. Query the database with .venv/bin/python -m demo sql 'SELECT ...'," \
+        "stop it with .venv/bin/python -m demo stop"
+    [ -z "$page" ] || say "The metrics as a page, for a browser: $page"
 }
 
 # test_on ENGINE [pytest arguments]
@@ -120,8 +140,8 @@ main() {
     case "${1:-}" in
         "")
             [ -f .env ] || write_env <.env.example
-            say "Next: fill in .env, apply the tables with ./setup.sh --schema, then run: source .venv/bin/activate;" \
-                "python list_metrics.py --check; python run_metrics.py"
+            say "Next: fill in .env, create the tables with ./setup.sh --schema, then run:" \
+                "python3 list_metrics.py --check; python3 run_metrics.py"
             ;;
         --schema) apply_schema ;;
         --demo) demo ;;
@@ -129,6 +149,7 @@ main() {
             install_requirements requirements-dev.txt
             need_mariadb
             command -v openssl >/dev/null || install_packages openssl openssl
+            need_browser
             test_on mariadb --ignore tests/cluster
             [ "$1" = --test ] && return
             .venv/bin/python -m tests.engines fetch mysql

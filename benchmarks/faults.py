@@ -1,4 +1,4 @@
-"""The long fault run: kills a run in every way at many moments, and looks for lost rows and half dates after each.
+"""The long fault run: kills runs in every way at many moments; looks for lost rows and dates stored in part after each.
 
 python -m benchmarks.faults [--engine mariadb|mysql|mariadb-11.8] [--kills 240] [--pairs 50] [--seed N]
 """
@@ -42,7 +42,7 @@ class Figures:
     in_the_middle: Counter[str] = field(default_factory=Counter)  # the run was at work on a date
     survived: Counter[str] = field(default_factory=Counter)  # in the end the table was that of an undisturbed run
     rows_lost: int = 0  # of dates that the run had said to have committed
-    half_dates: int = 0
+    dates_in_part: int = 0
 
 
 class FaultRun:
@@ -114,8 +114,8 @@ class FaultRun:
         try:
             stored = set(self.work.whole_dates())
         except AssertionError as error:
-            print(f"HALF DATE: {error}")
-            self.figures.half_dates += 1
+            print(f"IN PART: {error}")
+            self.figures.dates_in_part += 1
             return
         lost = set(reported(out)) - stored
         if lost:
@@ -152,9 +152,9 @@ class FaultRun:
             print(f"| {kind} | {figures.kills[kind]} | {figures.in_the_middle[kind]} | {figures.survived[kind]} |")
         survived, middle = sum(figures.survived.values()), sum(figures.in_the_middle.values())
         print(f"\n{total} kills, {middle} of them in the middle of a run; {survived} faults survived; "
-              f"rows lost: {figures.rows_lost}; half dates: {figures.half_dates}; "
+              f"rows lost: {figures.rows_lost}; dates stored in part: {figures.dates_in_part}; "
               f"two runs started together: {good} of {pairs} times right")  # fmt: skip
-        return survived == total and good == pairs and figures.rows_lost == figures.half_dates == 0
+        return survived == total and good == pairs and figures.rows_lost == figures.dates_in_part == 0
 
 
 def kill_session(database: Database, number: int) -> None:
@@ -188,6 +188,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # behind an & it is ignored, in the runs too
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"{args.engine} {install(args.engine).version}, seed {args.seed}", flush=True)
     try:

@@ -11,15 +11,16 @@ import time
 from pathlib import Path
 
 from src.sql_checks import check_catalog
-from src.sql_loader import Catalog, Metric
-from src.sql_text import Script, bind, literal, parse, read
+from src.sql_loader import Catalog, MetricFile, Mode
+from src.sql_text import bind, literal, parse, read
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 FRAGMENTS = r"""
     '' ' " "" ` `` \ \' ; -- # /* */ /*! /*!80000 /*M! /*+ %% % %(a)s %(metric_date)s %(dates)s ( ) , . = + - @ @@
     @x SELECT INSERT INTO bi_metrics metrics REPLACE UPDATE DELETE FROM JOIN ON WITH SET STATEMENT autocommit SESSION
     VALUES AS DATE( CAST( JSON_EXTRACT( SUM( NOW() CURDATE() UUID( CURRENT_TIMESTAMP created_at = BETWEEN AND WHERE a b
-    DUPLICATE KEY 'x' CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5"""
+    DUPLICATE KEY 'x' IN ( LIKE := INTO OUTFILE FOR NOT USE
+    GET_LOCK( UNION TABLE CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5"""
 PIECES = [
     *FRAGMENTS.split(),
     *[
@@ -31,7 +32,10 @@ PIECES = [
         "\u2028",
         "-- Metric: x\n",
         "-- Check: SELECT 1\n",
-        "-- Allow: not-utf8\n",
+        "-- Allow: header\n",
+        "-- Reads: x, y\n",
+        "-- Empty: {\n",
+        "-- Data Type: pie\n",
     ],
 ]
 
@@ -53,25 +57,32 @@ def mutated(rng: random.Random, text: str, changes: int) -> str:
     return text
 
 
-def one(text: str, mode: str) -> None:
+def one(text: str, mode: Mode | None) -> None:
     assert "".join(token.text for token in read(text)) == text
     script = parse(text)
-    metric = Metric("x", mode, "sql/x.sql", None, False, script)
-    for problem in check_catalog(Catalog((metric,)), [metric], ["cutoff_date"]):
+    file = MetricFile("x", "sql/x.sql", mode, None, False, script)
+    other = MetricFile("y", "sql/y.sql", None, 1, False, parse("SELECT 1"))
+    catalog = Catalog((file, other))
+    for problem in check_catalog(catalog, catalog.files, ["cutoff_date"], "game"):
         assert "\n" not in str(problem)
         assert str(problem).isprintable()
         assert 1 <= problem.line <= text.count("\n") + 1
-    use(script)
+        assert problem.column >= 1
+    assert catalog.reads.keys() == catalog.names
+    use(file)
 
 
-def use(script: Script) -> None:
+def use(file: MetricFile) -> None:
+    script = file.script
     values = {name: literal(name) for name in script.parameters}
     for statement in script.statements:
-        bound = bind(statement, values)
-        assert "%" in statement.text or bound == statement.text
-    for check in script.header.checks:
+        sent, text = bind(statement, values), "".join(token.text for token in statement.tokens)
+        assert "%" in text or sent == text
+    for check in script.checks:
         bind(check, values)
-    assert len(script.fingerprint) == 16
+    assert len(script.fingerprint(values)) == 16
+    assert file.is_helper or script.statements
+    assert file.temporary_tables.isdisjoint({""})
 
 
 def main(count: int, seed: int) -> int:
@@ -82,7 +93,7 @@ def main(count: int, seed: int) -> int:
         text = made_up(rng, shipped)
         before = time.perf_counter()
         try:
-            one(text, rng.choice(["initial", "incremental", "both"]))
+            one(text, rng.choice([None, *Mode]))
         except Exception:
             print(f"seed {seed}, text {number}: {text!r}")
             raise

@@ -1,12 +1,21 @@
-"""The embedded demo database: python -m demo start|stop|status|socket|load|show."""
+"""The embedded demo database: python -m demo start|stop|status|socket|load|show, and sql 'SELECT ...'."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
+from typing import TYPE_CHECKING, Any
 
-from demo.server import ACCOUNT, DATABASE, ServerError, demo_server
+from demo.server import ACCOUNT, DATABASE, Server, ServerError, demo_server
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+USAGE = "Usage: python -m demo start|stop|status|socket|load|show, or: python -m demo sql 'SELECT ...'"
+LONGEST_VALUE = 80  # characters that `show` prints of one
 
 
 def start() -> int:
@@ -40,50 +49,109 @@ def socket() -> int:
 
 def load() -> int:
     """Fill the database with the made-up game up to today, anew; starts the server when it does not run."""
-    import pymysql  # Only here: the other commands do not need it, and work before it is installed.
-
     from demo import game
 
     server = demo_server()
     server.start()
-    with pymysql.connect(unix_socket=server.socket, user=ACCOUNT, database=DATABASE, ssl_disabled=True) as connection:
-        game.load(connection, date.today())
+    with _connected(server) as connection:
+        game.load(connection, date.today(), watch=_bar if sys.stdout.isatty() else _line)
     print(f"demo database: {game.DEMO.plays:,} plays of {game.DEMO.users:,} users, {game.DEMO.days} days up to today")
     return 0
 
 
 def show() -> int:
     """Print the newest complete rows of bi_metrics, as a dashboard would read them."""
-    import pymysql
-
-    query = (
-        "SELECT metrics, metric_date, value_list FROM bi_metrics WHERE metric_date = "
-        "(SELECT MAX(metric_date) FROM bi_metrics) - INTERVAL 1 DAY ORDER BY id"
-    )
-    socket_path = demo_server().socket
-    connection = pymysql.connect(unix_socket=socket_path, user=ACCOUNT, database=DATABASE, ssl_disabled=True)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(query)
-        for name, day, values in cursor.fetchall():
-            print(f"{name:26}  {day}  {values if len(values) <= 80 else values[:77] + '...'}")
+    newest = "(SELECT MAX(metric_date) FROM bi_metrics) - INTERVAL 1 DAY"
+    query = f"SELECT metrics, metric_date, value_list FROM bi_metrics WHERE metric_date = {newest} ORDER BY id"
+    rows = [[_text(value) for value in row] for row in _execute(query)[1]]
+    _print_columns([[*row, value if len(value) <= LONGEST_VALUE else value[:77] + "..."] for *row, value in rows])
     return 0
 
 
-COMMANDS: dict[str, Callable[[], int]] = {
-    command.__name__: command for command in (start, stop, status, socket, load, show)
+def sql(statement: str) -> int:
+    """Run one statement and print its rows as a table, or how many rows it changed."""
+    names, rows = _execute(statement)
+    if names:
+        _print_columns([names, ["-" * len(name) for name in names], *([_text(value) for value in row] for row in rows)])
+    return 0
+
+
+@contextmanager
+def _connected(server: Server) -> Iterator[Connection[Any]]:
+    """Connect to the running server, and commit every statement; errors are ServerErrors of one line."""
+    import pymysql  # Only here: the other commands do not need it, and work before it is installed.
+
+    if not server.is_running():
+        raise ServerError("the demo database is stopped; start it with: python -m demo start")
+    try:
+        with pymysql.connect(
+            unix_socket=server.socket, user=ACCOUNT, database=DATABASE, ssl_disabled=True, autocommit=True
+        ) as connection:
+            yield connection
+    except pymysql.MySQLError as error:
+        raise ServerError(" ".join(f"({error.args[0]}) {error.args[-1]}".split())) from None
+
+
+def _execute(statement: str) -> tuple[list[str], Sequence[Sequence[object]]]:
+    """Return the column names and the rows; both are empty for a statement that returns no rows."""
+    with _connected(demo_server()) as connection, connection.cursor() as cursor:
+        changed = cursor.execute(statement)
+        if cursor.description is None:
+            print(f"{changed} row{'' if changed == 1 else 's'} changed")
+            return [], ()
+        return [column[0] for column in cursor.description], cursor.fetchall()
+
+
+def _text(value: object) -> str:
+    """Return a value on one line: NULL, bytes as 0x..., and control characters as escapes."""
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    text = "NULL" if value is None else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns two blanks apart."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _bar(table: str, rows: Iterable[str]) -> Iterable[str]:
+    """Yield the rows below a counter on the terminal."""
+    from tqdm import tqdm
+
+    return tqdm(rows, desc=f"  {table:13}", unit=" rows", unit_scale=True, file=sys.stdout)
+
+
+def _line(table: str, rows: Iterable[str]) -> Iterator[str]:
+    """Yield the rows, then print how many they were."""
+    count = 0
+    for row in rows:
+        yield row
+        count += 1
+    print(f"  {table:13} {count:>7,} rows", flush=True)
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    command.__name__: command for command in (start, stop, status, socket, load, show, sql)
 }
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; 2 for a wrong one, 1 when it failed."""
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
-        print(f"Usage: python -m demo {'|'.join(COMMANDS)}", file=sys.stderr)
+    name, *rest = arguments or [""]
+    if name not in COMMANDS or len(rest) != (name == "sql"):
+        print(USAGE, file=sys.stderr)
         return 2
     try:
-        return COMMANDS[arguments[0]]()
+        return COMMANDS[name](*rest)
+    except ModuleNotFoundError as error:
+        print(f"Error: the package {error.name} is missing; run ./setup.sh and use .venv/bin/python", file=sys.stderr)
     except (ServerError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import accumulate, islice
@@ -52,6 +52,7 @@ ADJECTIVES = ("Lost", "Iron", "Dragon's", "Tiny", "Last", "Silent", "Café", "Ne
 NOUNS = ("Kingdom", "Raiders", "Garden", "Circuit", "Odyssey", "Harbour", "Legends", "Mañana", "Empire", "Puzzle")
 CENTS = (99, 199, 199, 499, 499, 999, 1230, 1999, 4999, 9999)
 
+Watch = Callable[[str, Iterable[str]], Iterable[str]]
 BATCH_ROWS = 10_000
 OLD_USERS_DAYS = 400  # sign-ups reach this many days back before the first day
 WEEK = (0.80, 0.75, 0.80, 0.85, 1.10, 1.50, 1.40)  # Monday to Sunday
@@ -91,23 +92,30 @@ class _Day:
     payments: int
 
 
-def load(connection: Connection[Any], last_day: date, size: Size = DEMO, seed: int = 1) -> None:
+def load(
+    connection: Connection[Any],
+    last_day: date,
+    size: Size = DEMO,
+    seed: int = 1,
+    watch: Watch = lambda table, rows: rows,
+) -> None:
     """Drop, create and fill the five tables of the game; the same arguments always give the same rows.
 
     Commits as it goes. Besides busy and quiet days there are days without payments and days without anything.
+    `watch` gets each table's name and rows, and yields those rows: for showing progress.
     """
     _create_tables(connection)
     sign_ups = _sign_ups(last_day, size)
     days = _days(last_day, size, sign_ups)
-    _insert(connection, "users (id, name, country, created_at)", _users(_rng(seed, "users"), sign_ups))
-    _insert(connection, "games (id, title, genre)", _games(connection, size.games))
-    _insert(
-        connection,
-        "game_plays (user_id, game_id, played_at, duration_seconds)",
-        _plays(_rng(seed, "plays"), days, size.games),
-    )
-    _insert(connection, "user_activity (user_id, activity, happened_at)", _activities(_rng(seed, "activities"), days))
-    _insert(connection, "payments (user_id, amount, paid_at)", _payments(_rng(seed, "payments"), days))
+    tables = {
+        "users (id, name, country, created_at)": _users(_rng(seed, "users"), sign_ups),
+        "games (id, title, genre)": _games(connection, size.games),
+        "game_plays (user_id, game_id, played_at, duration_seconds)": _plays(_rng(seed, "plays"), days, size.games),
+        "user_activity (user_id, activity, happened_at)": _activities(_rng(seed, "activities"), days),
+        "payments (user_id, amount, paid_at)": _payments(_rng(seed, "payments"), days),
+    }
+    for target, rows in tables.items():
+        _insert(connection, target, watch(target.split()[0], rows))
 
 
 def _create_tables(connection: Connection[Any]) -> None:
@@ -118,7 +126,7 @@ def _create_tables(connection: Connection[Any]) -> None:
 
 
 def _insert(connection: Connection[Any], target: str, rows: Iterable[str]) -> None:
-    """Insert rows given as SQL text, a batch a transaction."""
+    """Insert rows given as SQL text, one transaction per batch."""
     stream = iter(rows)
     with connection.cursor() as cursor:
         while batch := ",".join(islice(stream, BATCH_ROWS)):

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import signal
+import sys
 from typing import NoReturn
 
+from src.errors import UsageError
+
+VERSION = "2.0.0"
 USAGE_ERROR = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_RESTARTED = "BI_METRICS_RESTARTED"
+
+
+def use_own_packages(script: str) -> None:
+    """Go on in .venv beside the script where this Python lacks the packages, as cron's does; else exit with one line.
+
+    Call it before the imports that need them.
+    """
+    packages = {"pymysql": "PyMySQL", "dotenv": "python-dotenv"}
+    missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    python = os.path.join(os.path.dirname(os.path.realpath(script)), ".venv", "bin", "python")
+    restarted = os.environ.pop(_RESTARTED, "")  # popped: METRICS_ON_END may start a command again
+    if missing and not restarted and os.access(python, os.X_OK):
+        os.execve(python, [python, *sys.argv], {**os.environ, _RESTARTED: "1"})
+    if missing:
+        hint = "run ./setup.sh, or: pip install -r requirements.txt"
+        sys.stderr.write(f"Error: the package {missing[0]} is missing; {hint}\n")
+        sys.exit(USAGE_ERROR)
+
+
+def exit_on_signals() -> None:
+    """Let a signal end the process with its exit code and no traceback; for the time of the imports."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are UsageError, one line."""
 
     def __init__(self, name: str, description: str | None, examples: str) -> None:
         super().__init__(
@@ -21,14 +54,15 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"Error: {message}; see python {self.prog} --help\n")
+        """Raise UsageError instead of ending the process: METRICS_ON_END must hear of it."""
+        raise UsageError(f"{message}; see python {self.prog} --help")
 
 
 def positive(text: str) -> int:
     """Return a number from 1, or raise what argparse reports."""
     number = not_negative(text)
     if number == 0:
-        raise argparse.ArgumentTypeError("write a number from 1")
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 

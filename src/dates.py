@@ -1,14 +1,15 @@
-"""Metric dates: what a person types, what "today" is, when a date is over."""
+"""Metric dates: what a person types, what "today" is, when a date starts and ends."""
 
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, time, timedelta, tzinfo
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from itertools import groupby
 
 from src.errors import SettingsError, UsageError
 
-_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_FIRST = date(1970, 1, 3)
+FIRST_DATE = date(1970, 1, 3)  # the first one that a TIMESTAMP column can tell from others
 ONE_DAY = timedelta(days=1)
 
 
@@ -34,14 +35,14 @@ def parse_date(text: str, today: date) -> date:
     """Return the date that `text` names: YYYY-MM-DD, 'today' or 'yesterday'. Future dates are refused."""
     if text in ("today", "yesterday"):
         return today if text == "today" else today - ONE_DAY
-    if not _ISO.fullmatch(text):
+    if not re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         raise UsageError(f"{text!r} is not a date; write YYYY-MM-DD, 'yesterday' or 'today'")
     try:
         parsed = date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{text} is not a date: {error}") from None
-    if parsed < _FIRST:
-        raise UsageError(f"{text} is before {_FIRST}, the first date that a TIMESTAMP column can tell from others")
+    if parsed < FIRST_DATE:
+        raise UsageError(f"{text} is before {FIRST_DATE}, the first date that a TIMESTAMP column can tell from others")
     if parsed > today:
         raise UsageError(f"{text} is in the future; today is {today} (METRICS_TIMEZONE decides)")
     return parsed
@@ -54,7 +55,37 @@ def date_range(start: date, end: date) -> list[date]:
     return [start + timedelta(days=n) for n in range((end - start).days + 1)]
 
 
+def day_start(day: date, zone: tzinfo | None) -> int:
+    """Return the moment at which `day` starts in `zone`, in seconds since the epoch."""
+    return int(datetime.combine(day, time(), zone).timestamp())
+
+
 def day_end(day: date, zone: tzinfo | None) -> int:
-    """Return the moment at which `day` is over in `zone`, in seconds since the epoch."""
-    midnight = datetime.combine(day + ONE_DAY, time(), zone)
-    return int(midnight.timestamp())
+    """Return the moment at which `day` has ended in `zone`, in seconds since the epoch."""
+    return day_start(day + ONE_DAY, zone)
+
+
+def day_at(moment: int, zone: tzinfo | None) -> date:
+    """Return the date in `zone` at a moment, in seconds since the epoch."""
+    return datetime.fromtimestamp(moment, zone).date()
+
+
+def utc_text(moment: int) -> str:
+    """Return a moment, in seconds since the epoch, as the text of a DATETIME in UTC."""
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def span(dates: Sequence[date]) -> str:
+    """Return "2025-01-15", or "2025-01-01 to 2025-01-31" for more than one date."""
+    return str(dates[0]) if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+
+
+def ranges(dates: Iterable[date]) -> list[list[date]]:
+    """Group ascending dates into runs without gaps."""
+    grouped = groupby(enumerate(dates), key=lambda pair: pair[1].toordinal() - pair[0])
+    return [[day for _, day in run] for _, run in grouped]
+
+
+def spans(dates: Iterable[date]) -> str:
+    """Return ascending dates as "2025-01-01 to 2025-01-03, 2025-01-05"."""
+    return ", ".join(span(run) for run in ranges(dates))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 
@@ -34,11 +35,7 @@ class DatabaseError(MetricsError):
 
 
 class StatementError(DatabaseError):
-    """A statement of a packet failed; `index` counts from 0 within the packet. Later ones did not run."""
-
-    def __init__(self, index: int, code: int, message: str) -> None:
-        super().__init__(code, message)
-        self.index = index
+    """The server refused a statement, or the connection was lost while it ran."""
 
 
 class SchemaError(MetricsError):
@@ -50,12 +47,22 @@ class LockedError(MetricsError):
 
 
 class DateError(MetricsError):
-    """A date failed and was rolled back. `code` is MySQL's error number where the server gave one, else -1.
+    """A date failed and was rolled back.
 
-    `path` is the metric file at fault, empty where there is none.
+    `code` is MySQL's error number where the server gave one, else -1. `path` is the metric file at fault, empty where
+    there is none. `partly_stored`: a statement ended the transaction, or the reply to COMMIT was lost.
     """
 
-    def __init__(self, message: str, code: int = -1, path: str = "") -> None:
+    def __init__(self, message: str, code: int = -1, path: str = "", partly_stored: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.path = path
+        self.partly_stored = partly_stored
+
+
+class Interrupted(Exception):  # noqa: N818, as KeyboardInterrupt
+    """A signal asked the run to stop; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number

@@ -1,158 +1,182 @@
-"""Runs metrics: the files of a date in one transaction, the dates of a range one after the other."""
+"""Runs metrics: the files of a batch of dates in one transaction, batches one after the other, again after a fault."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, tzinfo
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import PurePosixPath
+from random import uniform
 from typing import TypeVar
 
-from src.changes import Change, compare
-from src.dates import ONE_DAY, day_end
-from src.db_manager import TRANSIENT, DatabaseManager, Result, Row
-from src.errors import DatabaseError, DateError, StatementError
-from src.packet import RELEASE, SHOW_WARNINGS, Packet, Step, disable_hint, span
-from src.sql_loader import Catalog, Metric
-from src.sql_text import Check, literal, literals
-from src.store import MetricStore, Record, Snapshot, between
+from src.changes import Change, StoredRow, compare, differences
+from src.dates import ONE_DAY, span
+from src.db_manager import LOCK_GONE, TRANSIENT, DatabaseManager, Row
+from src.errors import DatabaseError, DateError, LockedError, StatementError
+from src.finality import outdated
+from src.query_metric import QueryError, as_sql, values_of
+from src.sql_loader import Catalog, Kind, MetricFile, Mode
+from src.sql_text import HeaderLine, Statement
+from src.step import Parameters, Step
+from src.store import BLANK, MetricStore, Place, Record, State
 
 log = logging.getLogger("bi_metrics")
-sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: a line a date would flood cron's mail
+sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
 
-NO_SAVEPOINT = 1305
 # MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
 HARMLESS_WARNINGS = (1287, 1051)
-CHECKS_A_QUERY = 100
+REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
+CHECKS_PER_QUERY = 100
 LONGEST_PAUSE_SECONDS = 15.0
 ROWS_SHOWN = 3  # of a check that failed
+SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one transaction fills: one date, or in mode "initial" all dates of a chunk at once."""
+class Batch:
+    """What one transaction fills: one date, or in an initial load all dates of a chunk."""
 
-    mode: str  # "incremental" or "initial"
+    mode: Mode
     dates: tuple[date, ...]  # ascending, without gaps
+    files: tuple[MetricFile, ...]  # in run order
 
     @property
     def label(self) -> str:
         return span(self.dates)
 
+    @property
+    def names(self) -> list[str]:
+        """The metrics whose rows the batch writes, in run order."""
+        return list(dict.fromkeys(file.name for file in self.files if not file.is_helper))
+
 
 @dataclass(frozen=True)
-class MetricResult:
-    """What one execution of a file did. `rows` counts what it wrote into bi_metrics, unchanged rows included."""
+class StepResult:
+    """What one execution of a file did."""
 
     step: Step
-    rows: int
     milliseconds: int
 
 
 @dataclass(frozen=True)
-class DateResult:
-    """What became of the dates of a work. `error` is set where they failed and the run went on."""
+class BatchResult:
+    """What became of a batch. `error` is set where it failed and the run went on."""
 
-    work: Work
-    metrics: tuple[MetricResult, ...] = ()
-    changes: tuple[Change, ...] = ()  # of rows that were final before; in a rehearsal, of all rows
-    open_from: date | None = None  # the first date that was not over when it began: its rows are provisional
-    touched: bool = False  # a row was not there or provisional before, or changed
+    batch: Batch
+    steps: tuple[StepResult, ...] = ()
+    changes: tuple[Change, ...] = ()  # one per row written
+    open_from: date | None = None  # the first date that had not ended when the transaction began
+    unmarked: int = 0  # rows that were final and are not any more, because what they read has changed
     milliseconds: int = 0
     error: DateError | None = None
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a comparison of both ways found."""
+
+    compared: int  # rows
+    different: tuple[Change, ...]  # detail: at once -> date by date
+    moved: tuple[Place, ...]  # rows whose source changed meanwhile: nothing can be said of them
+
+
+@dataclass(frozen=True)
 class Options:
-    """How to run. `retries` counts further tries of a date after a passing error; `wait` for the lock is in seconds."""
+    """How to run. `retries` are further tries of a batch after a passing error; `wait` for the lock is in seconds."""
 
     retries: int = 3
     wait: float = 0
     keep_going: bool = False
 
 
-@dataclass
-class _Begun:
-    """A work's transaction from the inside: when it began, and what was stored then."""
-
-    work: Work
-    before: Snapshot
-    final_before: frozenset[str]  # metrics with a final row on the day before
-    open_from: date | None
-    results: list[MetricResult] = field(default_factory=list)
-
-    def is_final(self, day: date) -> bool:
-        return self.open_from is None or day < self.open_from
-
-    @property
-    def written(self) -> list[str]:
-        """The metrics that wrote rows, in run order."""
-        return list(dict.fromkeys(result.step.metric.name for result in self.results if result.rows))
-
-
 class MetricRunner:
-    """Executes `files` of `catalog` on one connection; `parameters` are those of the settings."""
+    """Executes batches of files of `catalog` on one connection."""
 
     def __init__(
-        self,
-        database: DatabaseManager,
-        catalog: Catalog,
-        files: Sequence[Metric],
-        parameters: Mapping[str, str],
-        zone: tzinfo | None,
-        options: Options,
+        self, database: DatabaseManager, store: MetricStore, catalog: Catalog, parameters: Parameters, options: Options
     ) -> None:
         self.run_id = os.urandom(8).hex()
-        self.on_step: Callable[[MetricResult], object] = lambda result: None  # told before the COMMIT
+        self.on_step: Callable[[StepResult], object] = lambda result: None  # told before the COMMIT
         self._db = database
-        self._store = MetricStore(database, zone)
-        self._files = files
-        self._names = [file.name for file in files]
-        self._all_files = catalog.files
-        self._twins = catalog.initial_twins()
-        self._parameters = literals(parameters)
-        self._zone = zone
+        self._store = store
+        self._catalog = catalog
+        self._parameters = parameters
         self._options = options
-        self._without_warnings: set[str] = set()  # paths of files whose last execution had none
-        self._final: tuple[date, frozenset[str]] | None = None  # what this run knows to be final, on which date
+        self._last_filled: date | None = None
+        self._unmarked: set[Place] = set()  # rows that were final when this run began
 
     def open(self, prepare: Callable[[], T]) -> T:
-        """Connect, take the lock and do `prepare`, with the same tries as a date. Raises DatabaseError, LockedError."""
-        return self._patiently(prepare, "to connect")
+        """Connect, take the lock and do `prepare`, tried as often as a batch. Raises DatabaseError, LockedError."""
 
-    def run(self, works: Iterable[Work]) -> Iterator[DateResult]:
-        """Run each work in a transaction of its own and yield its result after its COMMIT has returned.
+        def prepared() -> T:
+            result = prepare()
+            without_file = self._store.names() - self._catalog.names
+            self._catalog = replace(self._catalog, without_file=without_file)
+            return result
 
-        A work that fails has left nothing behind. The first raises DateError; with keep_going it is yielded as the
-        result's error, and the others run.
+        return self.with_retries(prepared, "to connect")
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[BatchResult]:
+        """Run each batch in a transaction of its own and yield its result after its COMMIT has returned.
+
+        A batch that fails has left nothing behind; its result holds the error. The first ends the run, but with
+        keep_going only a lost connection does: the other dates would wait for it in vain.
         """
-        for work in works:
+        for batch in batches:
             try:
-                yield self._run_one(work)
-            except DateError as error:
-                self._final = None
-                self._record_failure(work, error)
-                if not self._options.keep_going:
-                    raise
-                yield DateResult(work, error=error)
-            except DatabaseError as error:  # no connection at all: the other dates would only wait for it in vain
-                raise DateError(f"{work.label}: {error}", error.code) from error
+                yield self.with_retries(lambda: self._transaction([batch], True)[0], batch.label)  # noqa: B023
+            except (DateError, DatabaseError, LockedError) as error:
+                failed = error if isinstance(error, DateError) else DateError(f"{batch.label}: {error}")
+                self._record_failure(batch, failed)
+                yield BatchResult(batch, error=failed)
+                if not self._options.keep_going or self._db.is_lost():
+                    return
 
-    def rehearse(self, works: Sequence[Work]) -> list[DateResult]:
-        """Run all works in one transaction, roll it back, and return what would have changed. Nothing stays."""
-        return self._patiently(lambda: self._transaction(works, keep=False), "the rehearsal")
+    def dry_run(self, batches: Sequence[Batch]) -> list[BatchResult]:
+        """Run all batches in one transaction, roll it back, and return what would have changed. Nothing stays."""
+        return self.with_retries(lambda: self._transaction(batches, False), "the dry run")
 
-    # --- once more after a passing error ------------------------------------------------------------------------------
+    def verify(self, at_once: Batch, by_date: Sequence[MetricFile]) -> Verdict:
+        """Compute all dates of `at_once`, then each date from the one before it by the files `by_date`, and compare.
 
-    def _run_one(self, work: Work) -> DateResult:
-        return self._patiently(lambda: self._transaction([work], keep=True)[0], work.label)
+        The first date is computed by initial files both times: what came late before it is no fault of a file. The
+        transaction is rolled back.
+        """
 
-    def _patiently(self, action: Callable[[], T], what: str) -> T:
-        """Do all of `action` again after a passing error, on a new connection where the old one is lost."""
+        def both_ways() -> Verdict:
+            dates, names = at_once.dates, frozenset(at_once.names)
+            with self._db.transaction(keep=False):
+                first = self._rows_of(at_once)
+                for day in dates:
+                    batch = Batch(Mode.DATES, (day,), tuple(by_date))
+                    self._fill(batch, False, final_before=names if day > dates[0] else frozenset())
+                second = {(name, day): row for name, day, row in self._store.rows(names, dates)}
+                found = [place for place, row in first.items() if differences(row, second[place])]
+                # A difference counts only where the first way still says the same: else the source has changed.
+                files = tuple(file for file in at_once.files if not file.is_helper)
+                again = self._rows_of(replace(at_once, files=files)) if found else first
+                moved = [place for place in found if differences(first[place], again[place])]
+                different = tuple(
+                    Change(name, day, "different", False, differences(first[name, day], second[name, day]))
+                    for name, day in found if (name, day) not in moved
+                )  # fmt: skip
+                return Verdict(len(first), different, tuple(moved))
+
+        return self.with_retries(both_ways, "the comparison")
+
+    def _rows_of(self, batch: Batch) -> dict[Place, StoredRow]:
+        self._fill(batch, False)
+        return {(name, day): row for name, day, row in self._store.rows(batch.names, batch.dates)}
+
+    # --- again after a passing error ----------------------------------------------------------------------------------
+
+    def with_retries(self, action: Callable[[], T], what: str) -> T:
+        """Do all of `action` again after a passing error, each time on a new connection."""
         first: DateError | DatabaseError | None = None
         for pause in [*_pauses(self._options.retries), None]:
             try:
@@ -161,193 +185,213 @@ class MetricRunner:
             except (DateError, DatabaseError) as error:
                 first = first or error
                 if error.code not in TRANSIENT or pause is None:
-                    raise _after_tries(first, error) from error
+                    raise _with_first_cause(first, error) from error
+                self._db.close()
                 log.warning("%s; trying %s again in %.1f s", error, what, pause)
-                time.sleep(pause)
+                self._db.interruption.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
     def _connect_if_lost(self) -> None:
         if self._db.is_lost():
-            self._final = None
             self._db.connect()
             self._db.lock(self._options.wait)
             self._db.limit_statements()
 
     # --- one transaction ----------------------------------------------------------------------------------------------
 
-    def _transaction(self, works: Sequence[Work], keep: bool) -> list[DateResult]:
+    def _transaction(self, batches: Sequence[Batch], keep: bool) -> list[BatchResult]:
         try:
             with self._db.transaction(keep):
-                return [self._work(work, keep) for work in works]
-        except DatabaseError as error:
-            raise DateError(f"{span(works[0].dates[:1] + works[-1].dates[-1:])}: {error}", error.code) from error
+                return [self._fill(batch, keep) for batch in batches]
+        except (DateError, StatementError) as error:
+            label = span((*batches[0].dates[:1], *batches[-1].dates[-1:]))
+            said = str(error) if isinstance(error, DateError) else f"{label}: {error}"
+            left = self._db.left_behind
+            message = f"{said}. Beware: {left}" if left else said
+            raise DateError(message, error.code, getattr(error, "path", ""), bool(left)) from error
 
-    def _work(self, work: Work, keep: bool) -> DateResult:
+    def _fill(self, batch: Batch, keep: bool, final_before: frozenset[str] | None = None) -> BatchResult:
+        """Compute the rows of a batch in the open transaction, and verify each: nothing is taken on trust.
+
+        The rows that are there are blanked first, so that one which was not computed shows; what the files then left
+        is read back and compared with what was there.
+        """
         clock = time.monotonic()
-        begun = self._begin(work)
-        for step in self._plan(begun):
-            begun.results.append(self._execute(step))
-            self.on_step(begun.results[-1])
-        self._refuse_gaps(begun)
-        self._check(begun)
-        if begun.written:
-            self._store.stamp(begun.written, work.dates, begun.before.moment, begun.open_from)
-        changes = self._changes(begun, everything=not keep)
+        before = self._store.state(batch.names, batch.dates)
+        if not before.holds_lock:
+            raise DateError(f"{batch.label}: the lock of this run is gone; was it a file or a proxy?", LOCK_GONE)
+        if before.rows:
+            self._blank(batch)
+        if final_before is None:
+            final_before = before.final_before
+            self._warn_of_other_sql(batch, final_before)
+        results: list[StepResult] = []
+        for step in self.steps(batch, final_before):
+            results.append(self._execute(step, before))
+            self.on_step(results[-1])
+        changes = self._verify(batch, before, results)
+        self._ask_checks([result.step for result in results])
+        unmarked = self._store.unmark(outdated(self._catalog, batch.names, batch.dates[-1], before.newest, changes))
+        self._unmarked.update(unmarked)
         if keep:
-            self._record(begun, changes)
-        last = work.dates[-1]
-        self._final = (last, frozenset(begun.written) if begun.is_final(last) else frozenset())
-        touched = _touched(begun, changes)
-        return DateResult(work, tuple(begun.results), changes, begun.open_from, touched, _milliseconds(clock))
+            self._record(batch, before, results, changes)
+        open_from = next((day for day in batch.dates if not self._store.is_final(day, before.moment)), None)
+        return BatchResult(batch, tuple(results), tuple(changes), open_from, len(unmarked), _milliseconds(clock))
 
-    def _begin(self, work: Work) -> _Begun:
-        """Note what is stored, and what is final on the day before: asked once a run, then remembered."""
-        known = self._final[1] if self._final and self._final[0] == work.dates[0] - ONE_DAY else None
-        ask = self._twins if known is None and work.mode == "incremental" else ()
-        before = self._store.snapshot(self._names, work.dates, ask)
-        still_open = [day for day in work.dates[-2:] if day_end(day, self._zone) > before.moment]
-        return _Begun(
-            work, before, known if known is not None else before.final_before, still_open[0] if still_open else None
-        )
+    def steps(self, batch: Batch, final_before: frozenset[str]) -> Iterator[Step]:
+        """Yield the executions of a batch: a set-based file once for all dates, any other once for each.
 
-    def _plan(self, begun: _Begun) -> Iterator[Step]:
-        work = begun.work
-        for file in self._files:
-            if work.mode == "incremental":
-                yield Step(self._file_for(file, begun), work.dates)
-            elif file.mode == "both":
-                yield from (Step(file, (day,)) for day in work.dates)
-            elif file.script.parameters & {"start_date", "dates"}:
-                yield Step(file, work.dates)
+        For single dates, a metric with an initial file runs it where its row of the day before is missing or not final
+        (`final_before` names those that are): there is nothing to build on.
+        """
+        for file in batch.files:
+            initial = self._catalog.initial_files.get(file.name)
+            if batch.mode is Mode.DATES and initial and not file.is_helper and file.name not in final_before:
+                log.info("%s %s: no final row on the day before, so %s runs", batch.label, file.name, initial.path)
+                file = initial
+            if file.is_set_based:
+                yield Step(file, batch.dates, self._parameters)
             else:
-                yield Step(file, work.dates[-1:])
+                yield from (Step(file, (day,), self._parameters) for day in batch.dates)
 
-    def _file_for(self, file: Metric, begun: _Begun) -> Metric:
-        """Return the initial file in place of an incremental one that has nothing final to build on."""
-        twin = self._twins.get(file.name)
-        if twin is None or file.mode != "incremental" or file.name in begun.final_before:
-            return file
-        log.info("%s %s: no final row on the day before, so %s fills it", begun.work.label, file.name, twin.path)
-        return twin
+    def _warn_of_other_sql(self, batch: Batch, final_before: frozenset[str]) -> None:
+        """Say which metrics build on a row that another version of their SQL, or of their parameters, has written."""
+        day_before = batch.dates[0] - ONE_DAY
+        if batch.mode is Mode.DATES and day_before != self._last_filled:
+            names = [name for name in batch.names if name in final_before and name in self._catalog.reads[name]]
+            wrote = self._store.fingerprints(names, day_before) if names else {}
+            other = [name for name in wrote if wrote[name] not in self._catalog.fingerprints(name)]
+            if other:
+                log.warning(
+                    "%s: %s build on rows of %s, which other SQL or other parameters wrote; load them again with: "
+                    "python run_metrics.py --initial START END%s", batch.label, ", ".join(other), day_before,
+                    "".join(f" --metric {name}" for name in other),
+                )  # fmt: skip
+        self._last_filled = batch.dates[-1]
+
+    def _blank(self, batch: Batch) -> None:
+        try:
+            self._store.blank(batch.names, batch.dates)
+        except StatementError as error:
+            if error.code not in REFUSES_A_VALUE:
+                raise
+            raise DateError(
+                f'{batch.label}: bi_metrics refuses "{BLANK}", which every run writes before it computes a row: '
+                f"{error}; let the CHECK or the trigger allow a JSON string",
+                error.code,
+            ) from error
 
     # --- one file -----------------------------------------------------------------------------------------------------
 
-    def _execute(self, step: Step) -> MetricResult:
+    def _execute(self, step: Step, before: State) -> StepResult:
         clock = time.monotonic()
-        log.info("%s %s: start", step.label, step.metric.path)
-        packet = Packet(step, self._parameters, ask_warnings=step.metric.path not in self._without_warnings)
-        try:
-            results = self._send(packet)
-        except StatementError as error:
-            raise self._file_error(packet, error) from error
-        rows = 0
-        for (sql, statement), result in zip(packet.guarded, results, strict=True):
-            if sql == SHOW_WARNINGS:
-                _log_warnings(step, result.rows)
-            elif statement is not None and statement.writes_metrics:
-                rows += result.written
-        self._note_warnings(packet, sum(result.warnings for result in results))
-        milliseconds = _milliseconds(clock)
-        log.info("%s %s: %s rows, %s ms", step.label, step.metric.path, rows, milliseconds)
-        return MetricResult(step, rows, milliseconds)
-
-    def _note_warnings(self, packet: Packet, count: int) -> None:
-        """Ask for warnings with a file's first date and while it has some: to ask each time costs a tenth of a date."""
-        path = packet.step.metric.path
-        if not count:
-            self._without_warnings.add(path)
-        elif not packet.ask_warnings:
-            self._without_warnings.discard(path)
-            sql_log.warning("%s %s: %s warnings of the server; a run of this date alone names them",
-                            packet.step.label, path, count)  # fmt: skip
-
-    def _send(self, packet: Packet) -> list[Result]:
-        statements = [sql for sql, _ in packet.guarded]
-        if all(statement.verb != "CALL" for statement in packet.step.metric.statements):
-            return self._db.run(statements)
-        # A procedure returns any number of results, so each statement goes alone: else its number would be wrong.
-        results: list[Result] = []
-        for sql in statements:
+        log.info("%s %s: start", step.label, step.file.path)
+        for sql in step.cleanup:
+            self._db.execute(sql)
+        affected = 0
+        query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
+        for statement, sql in zip(step.file.statements, step.statements, strict=True):
             try:
-                results.append(self._db.run([sql], exactly=False)[-1])
-            except StatementError as error:
-                raise StatementError(len(results), error.code, str(error)) from error
-        return results
+                if statement is query:
+                    self._store_rows_of(step, sql)
+                    continue
+                reply = self._db.execute(sql)
+            except (StatementError, QueryError) as error:
+                raise self._file_error(step, statement, error) from error
+            if statement.writes_metrics:
+                affected += reply.affected
+            if reply.warnings:
+                _log_warnings(step, self._db.query("SHOW WARNINGS"))
+        if step.file.kind is Kind.INSERT:
+            self._refuse_other_rows(step, affected, before)
+            self._store_empty(step)
+        milliseconds = _milliseconds(clock)
+        log.info("%s %s: %s ms", step.label, step.file.path, milliseconds)
+        return StepResult(step, milliseconds)
 
-    def _file_error(self, packet: Packet, error: StatementError) -> DateError:
-        step = packet.step
-        message = f"{step.label}: {packet.locate(error.index, str(error))}: {error}"
-        if packet.guarded[error.index][0] == RELEASE and error.code == NO_SAVEPOINT:
-            message = (
-                f"{step.label}: {step.metric.path}: a statement of this file ended the transaction, so what ran before "
-                "it may be stored already; remove the COMMIT, the DDL or the procedure that does it "
-                "(list_metrics.py --check), then run the date again"
+    def _store_rows_of(self, step: Step, sql: str) -> None:
+        """Store what a SELECT returns as the rows of its metric."""
+        with self._db.select(sql) as (columns, rows):
+            fields, values = values_of(step, columns, rows)
+        expressions = {day: as_sql(value) for day, value in values.items()}
+        self._store.write(step.file.name, step.file.data_type, as_sql(fields)[1][0], expressions)
+
+    def _refuse_other_rows(self, step: Step, affected: int, before: State) -> None:
+        """Raise DateError where an INSERT has written more rows than those of its metric and dates.
+
+        An upsert counts 1 for a new row and 2 for one that was there: it was blank, so it changed.
+        """
+        there = sum((step.file.name, day) in before.rows for day in step.dates)
+        if affected > len(step.dates) + there:
+            dates = f"{len(step.dates)} date{'s' if len(step.dates) > 1 else ''}"
+            raise DateError(
+                f"{step.label}: {step.file.path}: wrote {affected - there} rows for {dates}; it may write one row per "
+                f"date, and none of other metrics or other dates. {_disable_hint(step.file)}",
+                path=step.file.path,
             )
-        elif error.code not in TRANSIENT:
-            if self._transaction_ended():
-                message += ". A statement also ended the transaction: what ran before it may be stored already"
-            message += f". {disable_hint(step.metric.path)}"
-        return DateError(message, error.code, step.metric.path)
 
-    def _transaction_ended(self) -> bool:
-        """After an error: tell whether the savepoint is gone. A DDL that fails has committed all the same."""
-        if self._db.is_lost():
-            return False
-        try:
-            self._db.run([RELEASE])
-        except DatabaseError as error:
-            return error.code == NO_SAVEPOINT
-        return False
+    def _store_empty(self, step: Step) -> None:
+        """Store the value of `-- Empty:` for each date without a row."""
+        if step.file.empty_value is not None:
+            value: tuple[str, list[object]] = ("%s", [step.file.empty_value])
+            dates = self._store.uncomputed(step.file.name, step.dates)
+            self._store.write(step.file.name, step.file.data_type or "card", "[]", dict.fromkeys(dates, value))
+
+    def _file_error(self, step: Step, statement: Statement, error: StatementError | QueryError) -> DateError:
+        code = error.code if isinstance(error, StatementError) else -1
+        message = f"{step.label}: {step.place(statement, str(error))}: {error}"
+        if code in TRANSIENT:
+            return DateError(message, code, step.file.path)
+        return DateError(f"{message}. {_disable_hint(step.file)}", code, step.file.path)
 
     # --- what must hold before COMMIT ---------------------------------------------------------------------------------
 
-    def _refuse_gaps(self, begun: _Begun) -> None:
-        """Raise DateError for a metric that did not write a row for every date it was to fill."""
-        for result in begun.results:
-            metric = result.step.metric
-            if metric.is_helper or result.rows >= len(result.step.dates) == 1:
-                continue
-            if metric.header.empty_ok:
-                self._refuse_leftover(begun, result)
-            elif not result.rows:
-                raise DateError(
-                    f"{result.step.label}: {metric.path}: wrote no row; if that may be, add the header line "
-                    f"`-- Empty: ok`. {disable_hint(metric.path)}",
-                    path=metric.path,
-                )
-            else:
-                self._refuse_missing_dates(result.step)
+    def _verify(self, batch: Batch, before: State, results: Sequence[StepResult]) -> list[Change]:
+        """Read every row back. Raises DateError for one that is absent or was not computed."""
+        changes: dict[Place, Change] = {}
+        stamped = True
+        for name, day, row in self._store.rows(batch.names, batch.dates):
+            if BLANK not in row.value_list:
+                old = before.rows.get((name, day))
+                was_final = old is not None and self._store.is_final(day, old.updated)
+                was_final |= (name, day) in self._unmarked
+                changes[name, day] = compare(name, day, None if _is_blank(old) else old, row, was_final)
+            stamped &= row.updated == before.stamp
+        for name in batch.names:
+            missing = [day for day in batch.dates if (name, day) not in changes]
+            if missing:
+                step = next(result.step for result in reversed(results) if result.step.file.name == name)
+                self._refuse_missing(step, missing)
+        if not stamped:
+            self._store.set_updated(batch.names, batch.dates, before.stamp)
+        for change in changes.values():
+            if change.kind == "changed" and change.was_final:
+                log.info("%s", change)
+        return list(changes.values())
 
-    def _refuse_leftover(self, begun: _Begun, result: MetricResult) -> None:
-        metric = result.step.metric
-        old = [day for day in result.step.dates if (metric.name, day) in begun.before.rows]
-        if old and not result.rows:
-            raise DateError(
-                f"{result.step.label}: {metric.path}: wrote no row, but an older run left one, which is now wrong; "
-                f"remove it with: DELETE FROM bi_metrics WHERE metrics = {literal(metric.name)} AND {between(old)}",
-                path=metric.path,
-            )
+    def _refuse_missing(self, step: Step, missing: Sequence[date]) -> None:
+        file = step.file
+        if file.is_set_based and len(step.dates) > 1:
+            what = f"no row for {len(missing)} of {len(step.dates)} dates, the first {missing[0]}; it must fill all"
+        else:
+            what = f"no row of '{file.name}' for {missing[0]}; look at the metrics and metric_date that it writes"
+        raise DateError(
+            f"{span(missing[:1])}: {file.path}: wrote {what}, or have the header line `-- Empty: ok`. "
+            f"{_disable_hint(file)}",
+            path=file.path,
+        )
 
-    def _refuse_missing_dates(self, step: Step) -> None:
-        missing = self._store.missing(step.metric.name, step.dates)
-        if missing:
-            raise DateError(
-                f"{step.label}: {step.metric.path}: wrote no row for {len(missing)} of {len(step.dates)} dates, the "
-                f"first {missing[0]}; it must fill all of %(dates)s, or have the header line `-- Empty: ok`",
-                path=step.metric.path,
-            )
-
-    def _check(self, begun: _Begun) -> None:
+    def _ask_checks(self, steps: Sequence[Step]) -> None:
         """Ask every `-- Check:` for each date; a row that comes back raises DateError."""
-        queries = []
-        for step in (result.step for result in begun.results):
-            packet = Packet(step, self._parameters)
-            queries += [(step, c, packet.check(c, day)) for day in step.dates for c in step.metric.header.checks]
-        for start in range(0, len(queries), CHECKS_A_QUERY):
-            part = queries[start : start + CHECKS_A_QUERY]
+        queries = [
+            (step, check, step.check(check, day))
+            for step in steps for day in step.dates for check in step.file.script.checks
+        ]  # fmt: skip
+        for start in range(0, len(queries), CHECKS_PER_QUERY):
+            part = queries[start : start + CHECKS_PER_QUERY]
             if self._some_may_fail([sql for _, _, sql in part]):
                 for query in part:
-                    self._check_alone(*query)
+                    self._ask_check(*query)
 
     def _some_may_fail(self, queries: Sequence[str]) -> bool:
         """Ask many checks in one query; true where one returns a row, or where they do not run like this."""
@@ -358,90 +402,87 @@ class MetricRunner:
                 raise
             return True
 
-    def _check_alone(self, step: Step, check: Check, sql: str) -> None:
-        place = f"{step.label}: {step.metric.path}:{check.line}"
+    def _ask_check(self, step: Step, check: HeaderLine, sql: str) -> None:
+        place = f"{step.label}: {step.file.path}:{check.line}"
         try:
             rows = self._db.query(sql)
         except StatementError as error:
-            raise DateError(f"{place}: check: {error}", error.code, step.metric.path) from error
+            raise DateError(f"{place}: check: {error}", error.code, step.file.path) from error
         if rows:
-            message = f"{place}: check failed: {sql} returned {_shown(rows)}. {disable_hint(step.metric.path)}"
-            raise DateError(message, path=step.metric.path)
+            text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
+            message = f"{place}: check failed: {text} returned {_shown(rows)}. {_disable_hint(step.file)}"
+            raise DateError(message, path=step.file.path)
 
-    # --- what is said of the rows -------------------------------------------------------------------------------------
+    # --- what the batch means for other rows --------------------------------------------------------------------------
 
-    def _changes(self, begun: _Begun, everything: bool) -> tuple[Change, ...]:
-        """Compare the rows with those stored before; a real run compares only what was final."""
-        if not everything and not any(row.is_final for row in begun.before.rows.values()):
-            return ()
-        changes = []
-        for name, day, new in self._store.rows(self._names, begun.work.dates):
-            old = begun.before.rows.get((name, day))
-            if everything or (old is not None and old.is_final):
-                changes.append(compare(name, day, old, new))
-        for change in changes:
-            if change.kind == "changed":
-                log.info("%s", change)
-        return tuple(changes)
+    def _record(
+        self, batch: Batch, before: State, results: Sequence[StepResult], changes: Sequence[Change]
+    ) -> None:
+        said = {(c.metric, c.metric_date): c.detail for c in changes if c.was_final and c.detail}
+        self._store.record([
+            self._record_of(result.step.file, day, "ok", 1 - result.step.file.is_helper, result.milliseconds,
+                            self._store.is_final(day, before.moment), said.get((result.step.file.name, day)))
+            for result in results for day in result.step.dates
+        ])  # fmt: skip
 
-    def _record(self, begun: _Begun, changes: Sequence[Change]) -> None:
-        said = {(change.metric, change.metric_date): change.detail for change in changes if change.detail}
-        self._store.record(
-            self._record_of(result.step.metric, day, "ok", result.rows if len(result.step.dates) == 1 else 1,
-                            result.milliseconds, begun.is_final(day), said.get((result.step.metric.name, day)))
-            for result in begun.results for day in result.step.dates
-        )  # fmt: skip
+    def _record_failure(self, batch: Batch, error: DateError) -> None:
+        """Note a failure in bi_metric_runs, apart from what was rolled back, and never in the way of the failure.
 
-    def _record_failure(self, work: Work, error: DateError) -> None:
-        """Note a failure in bi_metric_runs, apart from what was rolled back, and never in the way of the failure."""
-        metric = next((file for file in self._all_files if file.path == error.path), None)
-        if metric is None or self._db.is_lost():
+        Rows that a statement which ended the transaction has left behind must not look final.
+        """
+        file = next((file for file in self._catalog.files if file.path == error.path), None)
+        if error.code in TRANSIENT or not (file or error.partly_stored):
             return
-        record = self._record_of(metric, work.dates[-1], "failed", 0, 0, False, error=str(error))
+        day, said = batch.dates[-1], str(error)
+        records = [self._record_of(file, day, "failed", 0, 0, False, error=said)] if file else []
         try:
+            self._connect_if_lost()
             with self._db.transaction():
-                self._store.record([record])
-        except DatabaseError as second:
+                if error.partly_stored:
+                    self._store.unmark([(name, batch.dates[0], batch.dates[-1]) for name in batch.names])
+                self._store.record(records)
+        except (DatabaseError, LockedError) as second:
             log.warning("could not note the failure in bi_metric_runs: %s", second)
 
     def _record_of(
-        self, metric: Metric, day: date, status: str, rows: int, milliseconds: int, is_final: bool,
+        self, file: MetricFile, day: date, status: str, rows: int, milliseconds: int, is_final: bool,
         changes: str | None = None, error: str | None = None,
     ) -> Record:  # fmt: skip
+        mode = file.mode.value if file.mode else "both"
         return Record(
-            self.run_id, metric.name, day, metric.mode, metric.path, metric.script.fingerprint, rows, milliseconds,
-            status, is_final, changes, error,
+            self.run_id, file.name, day, mode, file.path, file.fingerprint, rows, milliseconds, status, is_final,
+            changes, error,
         )  # fmt: skip
 
 
-def _touched(begun: _Begun, changes: Sequence[Change]) -> bool:
-    """Tell whether rows that build on these dates may now be out of date."""
-    expected = sum(len(result.step.dates) for result in begun.results if not result.step.metric.is_helper)
-    were_final = sum(row.is_final for row in begun.before.rows.values())
-    return were_final < expected or any(change.kind == "changed" for change in changes)
+def _is_blank(row: StoredRow | None) -> bool:
+    return row is not None and BLANK in row.value_list
+
+
+def _disable_hint(file: MetricFile) -> str:
+    return f"To run without this metric: rename it to _{PurePosixPath(file.path).name}"
 
 
 def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
     for level, code, message in rows:
         if code not in HARMLESS_WARNINGS:
-            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.metric.path, level.lower(), code, message)
+            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, message)
 
 
-def _after_tries(first: DateError | DatabaseError, last: DateError | DatabaseError) -> DateError | DatabaseError:
-    """Return the first cause; where later tries ended otherwise, the last one is added."""
+def _with_first_cause(first: DateError | DatabaseError, last: DateError | DatabaseError) -> DateError | DatabaseError:
+    """Return the last error; where the first try ended otherwise, its cause comes first."""
     if str(first) == str(last):
-        return first
+        return last
     message = f"{first}. The last try: {last}"
-    if isinstance(first, DateError):
-        return DateError(message, first.code, first.path)
-    return DatabaseError(first.code, message)
+    if isinstance(first, DateError) or isinstance(last, DateError):
+        partly_stored = getattr(first, "partly_stored", False) or getattr(last, "partly_stored", False)
+        return DateError(message, last.code, getattr(last, "path", "") or getattr(first, "path", ""), partly_stored)
+    return DatabaseError(last.code, message)
 
 
 def _pauses(retries: int) -> list[float]:
     """Return the pauses between tries in seconds: growing, and spread so that two runs do not meet again."""
-    from random import uniform as spread
-
-    return [min(3.0**attempt, LONGEST_PAUSE_SECONDS) * spread(0.7, 1.3) for attempt in range(retries)]
+    return [min(3.0 ** min(attempt, 3), LONGEST_PAUSE_SECONDS) * uniform(0.7, 1.3) for attempt in range(retries)]
 
 
 def _shown(rows: Sequence[Row]) -> str:

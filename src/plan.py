@@ -2,99 +2,148 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 
-from src.dates import ONE_DAY, date_range, parse_date
+from src.dates import FIRST_DATE, ONE_DAY, date_range, parse_date, ranges
 from src.errors import UsageError
-from src.metric_runner import Options, Work
-from src.packet import span
-from src.store import Status
+from src.metric_runner import Batch, Options
+from src.sql_loader import MetricFile, Mode
+from src.store import LOOK_BACK_DAYS, MetricStore, Place
 
-CATCH_UP_DAYS = 31
+DUE_DATES_PER_NIGHT = 31
 
 
-def dates_asked_for(args: argparse.Namespace, history_start: date | None, today: date) -> list[date]:
-    """Return the dates of the command line, ascending. Raises UsageError."""
-    given = [parse_date(text, today) for text in args.dates]
-    if args.initial:
+@dataclass(frozen=True)
+class Call:
+    """The command line of run_metrics.py; each field is an option of that name, `dates` are the words for dates."""
+
+    dates: tuple[str, ...] = ()
+    initial: bool = False
+    chunk: str | None = None
+    metric: tuple[str, ...] = ()
+    last: int | None = None
+    keep_going: bool = False
+    dry_run: bool = False
+    verify: bool = False
+    json: bool = False
+    retries: int = Options.retries
+    wait: int = 0
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.INITIAL if self.initial else Mode.DATES
+
+    @property
+    def is_night(self) -> bool:
+        """Whether this is the nightly run: no dates are named."""
+        return not (self.dates or self.initial or self.last or self.verify)
+
+    @property
+    def options(self) -> list[str]:
+        """The words of the call, those aside that only choose its dates."""
+        words = [f"--{name.replace('_', '-')}" for name in ("initial", "keep_going", "quiet", "verbose")
+                 if getattr(self, name)]  # fmt: skip
+        words += metric_options(self.metric)
+        words += ["--chunk", self.chunk] if self.chunk else []
+        words += ["--retries", str(self.retries)] if self.retries != Options.retries else []
+        return words + (["--wait", str(self.wait)] if self.wait else [])
+
+
+def dates_asked_for(call: Call, history_start: date | None, today: date) -> list[date]:
+    """Return the dates of the command line, ascending; for the nightly run yesterday and today. Raises UsageError."""
+    dates = _dates(call, history_start, today)
+    if dates[0] < FIRST_DATE:
+        raise UsageError(f"{dates[0]} is before {FIRST_DATE}, the first date that can run")
+    return dates
+
+
+def _dates(call: Call, history_start: date | None, today: date) -> list[date]:
+    given = [parse_date(text, today) for text in call.dates]
+    if call.initial:
         end = given[-1] if given else today
         if len(given) < 2 and history_start and history_start > end:
             raise UsageError(f"METRICS_HISTORY_START={history_start} is after {end}; name START and END both")
         return date_range(given[0] if len(given) == 2 else history_start or end, end)
-    if args.last:
+    if call.last:
         end = given[0] if given else today
-        return date_range(end - (args.last - 1) * ONE_DAY, end)
+        return date_range(date.fromordinal(max(1, end.toordinal() - call.last + 1)), end)
     if not given:
-        # At 01:00 today's row is an hour old and yesterday's was provisional until now: both run, the older first.
+        # At 01:00 today's row is an hour old and yesterday's was not final until now: both run, the older first.
         return [today - ONE_DAY, today]
     return date_range(given[0], given[-1])
 
 
-def dates_to_catch_up(args: argparse.Namespace, stored: Iterable[Status], today: date) -> list[date]:
-    """Return the dates since the oldest of the newest rows; none where nothing is missing. Raises UsageError."""
-    end = parse_date(args.dates[0], today) if args.dates else today
-    # A newest row that is provisional holds a part of its day, so its date runs again.
-    starts = [status.newest + ONE_DAY if status.newest_is_final else status.newest for status in stored]
-    if not starts:
-        raise UsageError("--catch-up: no metric has a row yet; load the history: python run_metrics.py --initial")
-    if min(starts) > end:
-        return []
-    dates = date_range(min(starts), end)
-    if len(dates) > CATCH_UP_DAYS:
-        command = command_line(dates, *options_of(args))
-        raise UsageError(
-            f"--catch-up would run {len(dates)} dates, more than {CATCH_UP_DAYS}; if that is meant, run: {command}"
-        )
-    return dates
-
-
-def works_of(args: argparse.Namespace, dates: Sequence[date]) -> Iterator[Work]:
-    """Yield the transactions: one a date; an initial load is one in all, or one a month."""
-    if not args.initial:
-        yield from (Work("incremental", (day,)) for day in dates)
-    elif args.chunk:
-        yield from (Work("initial", tuple(days)) for _, days in groupby(dates, key=_month))
+def batches_of(call: Call, files: Sequence[MetricFile], dates: Sequence[date]) -> Iterator[Batch]:
+    """Yield the transactions: one per date; an initial load is one in all, or one per month."""
+    if not call.initial:
+        yield from (Batch(Mode.DATES, (day,), tuple(files)) for day in dates)
+    elif call.chunk:
+        for _, days in groupby(dates, key=lambda day: (day.year, day.month)):
+            yield Batch(Mode.INITIAL, tuple(days), tuple(files))
     else:
-        yield Work("initial", tuple(dates))
+        yield Batch(Mode.INITIAL, tuple(dates), tuple(files))
 
 
-def count_works(args: argparse.Namespace, dates: Sequence[date]) -> int:
-    if not args.initial:
-        return len(dates)
-    return len({_month(day) for day in dates}) if args.chunk else 1
+def due_dates(store: MetricStore, names: Sequence[str], today: date) -> list[date]:
+    """Return the dates before yesterday that must run again: a row is not final, or one of 92 days is missing."""
+    since = today - LOOK_BACK_DAYS * ONE_DAY
+    days = {day for _, day in store.not_final(names, today)}
+    days |= {day for _, day in store.missing(names, today, since) if day >= since}
+    return sorted(day for day in days if day < today - ONE_DAY)
+
+
+def night(
+    files: Sequence[MetricFile], today: date, first: Mapping[str, date],
+    due_dates: Callable[[], list[date]], has_unmarked: Callable[[], bool],
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield the batches of a nightly run: at most 31 due dates, the oldest first, then yesterday, then today.
+
+    `first` has the date of each metric's first row: a due date leaves out the metrics without a row on or before it,
+    for a new one must not be backfilled by accident. `has_unmarked` tells whether the batch yielded last has made other
+    dates due.
+    """
+    due = due_dates()
+    for _ in range(DUE_DATES_PER_NIGHT):
+        if not due:
+            break
+        day = due.pop(0)
+        some = (file for file in files if file.is_helper or first.get(file.name, today) <= day)
+        yield Batch(Mode.DATES, (day,), tuple(some))
+        if has_unmarked():
+            due = [each for each in due_dates() if each > day]
+    for day in (today - ONE_DAY, today):
+        yield Batch(Mode.DATES, (day,), tuple(files))
 
 
 def command_line(dates: Sequence[date], *options: str) -> str:
-    """Return the command that runs the dates from the first to the last, dates first."""
-    days = [str(dates[0])] if dates[0] == dates[-1] else [str(dates[0]), str(dates[-1])]
-    import shlex
-
-    return shlex.join(["python", "run_metrics.py", *days, *options])
-
-
-def options_of(args: argparse.Namespace) -> list[str]:
-    """Return the options of a call, those aside that only choose its dates."""
-    flags = ("initial", "keep_going", "quiet", "verbose")
-    options = [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
-    options += metric_options(args.metric)
-    options += ["--chunk", args.chunk] if args.chunk else []
-    options += ["--retries", str(args.retries)] if args.retries != Options.retries else []
-    options += ["--wait", str(args.wait)] if args.wait else []
-    return options
+    """Return the command that runs the dates; where they are not one range, one command per range."""
+    commands = []
+    for run in ranges(dates):
+        days = [str(run[0])] if len(run) == 1 else [str(run[0]), str(run[-1])]
+        commands.append(shlex.join(["python", "run_metrics.py", *days, *options]))
+    return " && ".join(commands) or shlex.join(["python", "run_metrics.py", *options])
 
 
 def metric_options(names: Iterable[str]) -> list[str]:
     return [word for name in names for word in ("--metric", name)]
 
 
-def spans(dates: Iterable[date]) -> str:
-    """Return ascending dates as "2025-01-01 to 2025-01-03, 2025-01-05"."""
-    runs = groupby(enumerate(dates), key=lambda pair: pair[1].toordinal() - pair[0])
-    return ", ".join(span([day for _, day in days]) for _, days in runs)
+def repairs(places: Iterable[Place]) -> list[tuple[list[date], list[str]]]:
+    """Group dates of metrics that must run again: ranges of dates, each with the metrics it is right for, oldest first.
 
-
-def _month(day: date) -> tuple[int, int]:
-    return day.year, day.month
+    A metric must not run on a date on which only another one is missing: it may be younger.
+    """
+    by_metric: dict[str, list[date]] = {}
+    for name, day in places:
+        by_metric.setdefault(name, []).append(day)
+    grouped: dict[tuple[date, ...], list[str]] = {}
+    for name, days in by_metric.items():
+        for run in ranges(sorted(set(days))):
+            grouped.setdefault(tuple(run), []).append(name)
+    return [(list(run), sorted(names)) for run, names in sorted(grouped.items())]

@@ -1,141 +1,280 @@
-"""What a person or cron sees: the log file, the lines of the console, the progress bar, tables."""
+"""What a person or cron sees: the log file, the lines of the console, the progress bar, the end of a run."""
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import os
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from src.changes import Change
-from src.metric_runner import DateResult, MetricResult
+from src.dates import spans
+from src.errors import DateError
+from src.metric_runner import BatchResult, Verdict
+from src.plan import Call, command_line, metric_options, repairs
+from src.store import Place
 
 LOG_BYTES = 5_000_000
 LOG_FILES = 5
+SHOWN_CHANGES = 5
+SHOWN_REPAIRS = 3
 log = logging.getLogger("bi_metrics")
 
 
 class Reporter:
-    """Prints for a person: nothing with `quiet`, each file with `verbose`, a progress bar on a terminal."""
+    """Prints for a person: with `quiet` only what matters, with `verbose` each file, a progress bar on a terminal."""
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet = quiet
         self._verbose = verbose
+        self._bar: Any = None
 
-    def say(self, text: str) -> None:
-        """Print a line, unless quiet. A reader who has left, as `| head` does, stops no metric."""
-        if self._quiet:
+    def say(self, text: str, even_if_quiet: bool = False) -> None:
+        """Print a line, above the progress bar if there is one."""
+        if self._quiet and not even_if_quiet:
             return
+        if self._bar is not None:
+            self._bar.write(printable(text), file=sys.stdout)
+        else:
+            write_line(text)
+
+    @contextmanager
+    def progress(self, total: int, unit: str) -> Iterator[None]:
+        """Show a progress bar on a terminal while the block runs and tick() is called `total` times."""
+        if total > 1 and self._on_terminal():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit=unit, file=sys.stdout, dynamic_ncols=True)
         try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            self._quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit would fail once more
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
 
-    def follow(self, results: Iterable[DateResult], total: int) -> Iterator[DateResult]:
-        """Yield the results while showing each: as a progress bar on a terminal, else as a line."""
-        if total < 2 or not self._on_terminal():
-            for result in results:
-                self._show(result)
-                yield result
-            return
-        with self._bar(total, "date") as bar:
-            for result in results:
-                bar.set_description(result.work.label, refresh=False)
-                bar.update()
-                yield result
-
-    def files(self, total: int, end: date) -> Callable[[MetricResult], object]:
-        """Return a listener that shows the files of a load: a progress bar on a terminal, else a line a finished file.
-
-        `total` counts the executions, `end` is the last date of the load.
-        """
-        if self._on_terminal():
-            return self._ticks(total)
-        rows: Counter[str] = Counter()
-
-        def show(result: MetricResult) -> None:
-            path = result.step.metric.path
-            rows[path] += result.rows
-            if result.step.dates[-1] == end:
-                self.say(f"  {path}  {rows[path]} rows")
-
-        return show
-
-    def _ticks(self, total: int) -> Callable[[MetricResult], None]:
-        bars: list[Any] = []
-
-        def tick(result: MetricResult) -> None:
-            bar = bars[0] if bars else self._bar(total, "file")  # made at the first file, below what is said before
-            bars[:] = [bar]
-            bar.update()
-            if bar.n == total:
-                bar.close()
-
-        return tick
+    def tick(self, done: object = None) -> None:
+        """Move the progress bar on, by as many as `done` where it is a number, if there is a bar."""
+        if self._bar is not None:
+            self._bar.update(done if isinstance(done, int) else 1)
 
     def _on_terminal(self) -> bool:
-        return sys.stdout.isatty() and not self._quiet
+        return sys.stdout is not None and sys.stdout.isatty() and not self._quiet
 
-    @staticmethod
-    def _bar(total: int, unit: str) -> Any:
-        from tqdm import tqdm
+    def result(self, result: BatchResult, matters: bool = False) -> None:
+        """Print the line of a batch, and the final rows that it changed; with `matters` also if quiet."""
+        if result.error is not None:
+            return self.say(f"{result.batch.label}  failed")
+        if self._verbose:
+            for done in result.steps:
+                self.say(f"  {done.step.label}  {done.step.file.path}  {done.milliseconds} ms")
+        dates = len(result.batch.dates)
+        on = f" on {dates:,} dates" if dates > 1 else ""
+        line = f"{result.batch.label}  {count(len(result.batch.names), 'metric')}{on}: {kinds(result.changes)}"
+        if result.unmarked:
+            line += f"; {count(result.unmarked, 'later row')} to be computed again"
+        if result.open_from:
+            line += f"; not final: {result.open_from} has not ended"
+        changed = [change for change in result.changes if change.kind == "changed" and change.was_final]
+        self.say(f"{line}  ({result.milliseconds / 1000:.2f} s)", matters or bool(changed))
+        for change in changed[:SHOWN_CHANGES]:
+            self.say(f"    {change}", True)
+        if len(changed) > SHOWN_CHANGES:
+            self.say(f"    and {len(changed) - SHOWN_CHANGES:,} more; bi_metric_runs.changes has all", True)
 
-        return tqdm(total=total, unit=unit, file=sys.stdout, dynamic_ncols=True)
-
-    def rehearsal(self, changes: Sequence[Change]) -> None:
-        """Print what a dry run found, a line a metric a date, and the count."""
+    def dry_run(self, changes: Sequence[Change]) -> None:
+        """Print what a dry run found new or changed, one line per metric per date, and the counts."""
         for change in changes:
-            self.say(f"{change.metric_date}  {change.kind:9}  {change.metric}  {change.detail}".rstrip())
-        counts = {kind: sum(change.kind == kind for change in changes) for kind in ("new", "changed", "unchanged")}
+            if self._verbose or change.kind != "unchanged":
+                text = f"{change.metric_date}  {change.kind:9}  {change.metric}  {change.detail}"
+                self.say(text.rstrip(), change.kind == "changed" and change.was_final)
         final = sum(change.kind == "changed" and change.was_final for change in changes)
+        counts = Counter(change.kind for change in changes)
         self.say(
-            f"Dry run, nothing kept: {counts['new']} new, {counts['changed']} changed ({final} of them final before), "
-            f"{counts['unchanged']} unchanged."
+            f"Dry run, nothing kept: {counts['new']:,} new, {counts['changed']:,} changed ({final:,} of them final "
+            f"before), {counts['unchanged']:,} unchanged."
         )
 
-    def _show(self, result: DateResult) -> None:
+    def verdict(self, verdict: Verdict) -> None:
+        """Print what the comparison of both ways found: at once -> date by date."""
+        for change in verdict.different:
+            self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}")
+        if verdict.moved:
+            self.say(
+                f"{count(len(verdict.moved), 'row')} could not be compared: the source changed meanwhile "
+                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again."
+            )
+        same = verdict.compared - len(verdict.different) - len(verdict.moved)
+        self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
+
+
+class RunSummary:
+    """Adds up the results of a run over `dates` without holding them: a range may be long."""
+
+    def __init__(self, call: Call, dates: Sequence[date] = ()) -> None:
+        self._call = call
+        self._dates = list(dates)
+        self._ended: list[date] = []  # committed or failed
+        self.failed: list[date] = []
+        self.changes: list[Change] = []  # of rows that were final
+        self.first_error: str = ""
+        self.partly_stored = False
+        self.missing: list[Place] = []
+        self.not_final: list[Place] = []
+        self.has_unmarked = False  # the last batch has made rows of other dates due
+
+    def add(self, result: BatchResult) -> None:
+        self._ended += result.batch.dates
         if result.error is not None:
-            self.say(f"{result.work.label}  failed")
-            return
-        if self._verbose:
-            for done in result.metrics:
-                self.say(f"  {done.step.label}  {done.step.metric.path}  {done.rows} rows  {done.milliseconds} ms")
-        names = len({done.step.metric.name for done in result.metrics})
-        rows = sum(done.rows for done in result.metrics)
-        provisional = f"  provisional: {result.open_from} is not over" if result.open_from else ""
-        seconds = f"{result.milliseconds / 1000:.2f} s"
-        self.say(f"{result.work.label}  {names} metric{'s' if names != 1 else ''}  {rows} rows  {seconds}{provisional}")
+            self.failed += result.batch.dates
+            self.fail(result.error)
+        self.has_unmarked = bool(result.unmarked)
+        self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
+
+    def fail(self, error: Exception) -> None:
+        """Note an error; the first is the one that is told."""
+        self.first_error = self.first_error or str(error)
+        self.partly_stored |= isinstance(error, DateError) and error.partly_stored
+
+    @property
+    def committed(self) -> list[date]:
+        return sorted(set(self._ended) - set(self.failed))
+
+    @property
+    def resume(self) -> str:
+        """The command that runs what failed or was not tried; empty where there is nothing left."""
+        if not self._dates:
+            return ""
+        left = sorted(set(self._dates) - set(self.committed))
+        if self._call.is_night:  # what is due, the next run finds by itself
+            return command_line([], *self._call.options) if left or self.failed else ""
+        return command_line(left, *self._call.options) if left else ""
+
+    def stopped(self) -> str:
+        """Return what was committed or failed, and the command that runs the rest."""
+        if self.failed and (self._call.keep_going or self._call.is_night):
+            return f"Failed: {spans(sorted(self.failed))}. Run them again with: {self.resume}"
+        said = [f"Committed {spans(self.committed)}."] if self.committed else []
+        if self.partly_stored:
+            said.append("The date in progress may be stored all the same.")
+        return f"{' '.join(said) or 'Nothing was committed.'} Resume with: {self.resume}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the run did, for --json and METRICS_ON_END."""
+        return {
+            "committed": self.committed,
+            "failed": sorted(self.failed),
+            "error": self.first_error,
+            "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],
+            "missing": _as_ranges(self.missing),
+            "not_final": _as_ranges(self.not_final),
+            "resume": self.resume,
+        }
 
 
-def configure_log(path: Path | None, quiet: bool = False) -> None:
-    """Send the log to `path` if there is one, and warnings and errors to stderr; with `quiet`, errors alone.
+def _as_ranges(places: Sequence[Place]) -> list[dict[str, Any]]:
+    return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in repairs(places)]
+
+
+def repair_lines(what: str, places: Sequence[Place], names: Sequence[str]) -> list[str]:
+    """Return a line per range of dates that must run again, with its command; `names` are the metrics of the run."""
+    lines = []
+    found = repairs(places)
+    for dates, metrics in found[:SHOWN_REPAIRS]:
+        options = [] if set(metrics) >= set(names) else metric_options(metrics)
+        lines.append(f"{what}: {spans(dates)} of {listed(metrics)}. Run: {command_line(dates, *options)}")
+    if len(found) > SHOWN_REPAIRS:
+        lines.append(f"{what}: {len(found) - SHOWN_REPAIRS} more ranges; list_metrics.py --status shows all")
+    return lines
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names joined by commas, the first ones and a count where there are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def kinds(changes: Iterable[Change]) -> str:
+    """Return "2 changed, 6 unchanged"."""
+    counts = Counter(change.kind for change in changes)
+    said = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "unchanged") if counts[kind]]
+    return ", ".join(said) or "no rows"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def write_line(text: str, stream: Any = None) -> None:
+    """Print a line. A reader who has left, as `| head` does, or a full disk stops no metric."""
+    stream = stream or sys.stdout
+    if stream is None:  # closed before the start
+        return
+    try:
+        print(printable(text), file=stream, flush=True)
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the exit would fail once more
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters and escape sequences are spelt out; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class Warnings(logging.Handler):
+    """Keeps the warnings of a run for its summary."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING and record.name == log.name:
+            self.texts.append(record.getMessage())
+
+
+def configure_log(path: Path | None) -> Warnings:
+    """Send the log to `path` if there is one, and warnings and errors to stderr; return the keeper of warnings.
 
     A log that cannot be written warns on stderr and stops nothing.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be anything
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line shows them
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be anything
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
-    console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.ERROR if quiet else logging.WARNING)
-    console.addFilter(lambda record: record.name == log.name)  # what is said of single files stays in the log
-    console.setFormatter(_ConsoleFormatter())
-    log.addHandler(console)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(exist_ok=True)
-        log.addHandler(_LogFile(path))
-    except OSError as error:
-        log.warning("cannot write the log %s (%s); the metrics run without it", path.name, error)
+    warnings = Warnings()
+    log.addHandler(warnings)
+    log.addHandler(_Console())
+    if path is not None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            log.addHandler(_LogFile(path))
+        except OSError as error:
+            log.warning("cannot write the log %s (%s); the metrics run without it", path.name, error)
+    return warnings
+
+
+class _Console(logging.Handler):
+    """Warnings and errors, on stderr; what is said of single files stays in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == log.name:
+            kind = "Error" if record.levelno >= logging.ERROR else "Warning"
+            write_line(f"{kind}: {record.getMessage()}", sys.stderr)
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
@@ -145,9 +284,10 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         )
         self.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802, the name is logging's
-        # The base class formats each record a second time and asks the disk what kind of file this is: 20 us a line.
-        return bool(self.stream and self.stream.tell() >= self.maxBytes)
+    def _open(self) -> Any:
+        mode = 0o640  # the log names tables and shows numbers
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors,
+                    opener=lambda path, flags: os.open(path, flags, mode))  # fmt: skip
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
         log.removeHandler(self)
@@ -156,23 +296,25 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", " | ") if not record.exc_info else super().format(record)
+        text = super().format(record)
+        return printable(text if record.exc_info else text.replace("\n", " | "))
 
 
-class _ConsoleFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{'Error' if record.levelno >= logging.ERROR else 'Warning'}: {record.getMessage()}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows in columns; the first row is the head, the last column is not padded."""
+def table(rows: Sequence[Sequence[str]], cut: int | None = None) -> str:
+    """Return rows in columns; the first row is the head. On a terminal the column `cut` is cut to fit its width."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    widths[-1] = 0
+    if cut is not None and sys.stdout is not None and sys.stdout.isatty():
+        free = shutil.get_terminal_size().columns - sum(widths) + widths[cut] - 2 * (len(widths) - 1)
+        widths[cut] = min(widths[cut], max(free, 12))
+        rows = [[_cut(cell, widths[cut]) if i == cut else cell for i, cell in enumerate(row)] for row in rows]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def as_json(value: Any) -> str:
-    import json
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
 
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+def as_json(value: Any, indent: int | None = 2) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)

@@ -2,86 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from src.db_manager import TRANSIENT, DatabaseManager
 from src.errors import StatementError
-from src.packet import Packet, Step
 from src.sql_checks import Problem
-from src.sql_loader import Metric
-from src.sql_text import Statement, literal, literals, unquoted
+from src.sql_loader import MetricFile, Mode
+from src.sql_text import WRITERS, Statement, unquoted
+from src.step import Step, line_of
+
+LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
+_CANNOT_EXPLAIN = {1345, 1815}  # a view of tables this account may not read; on MySQL an INSERT into a view
 
 
-def ask_server(
-    database: DatabaseManager, files: Iterable[Metric], parameters: Mapping[str, str], dates: Sequence[date]
-) -> list[Problem]:
-    """EXPLAIN every statement that writes rows, bound for `dates`, and look at the engines of the tables written.
+def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[Problem], int]:
+    """EXPLAIN the statements that read or write rows, and the checks, of steps in run order.
 
-    `parameters` are those of the settings. Raises DatabaseError only where the connection fails.
+    Returns the problems, sorted, and how many statements could not be explained for no fault of theirs: they need
+    another account, or a temporary table. Raises DatabaseError where the connection or the server fails.
     """
-    files = list(files)
-    bound = literals(parameters)
-    problems = list(wrong_engines(database, files))
-    for file in files:
-        packet = Packet(Step(file, tuple(dates) if file.mode == "initial" else tuple(dates[-1:])), bound)
-        problems += _explain(database, packet)
+    problems: list[Problem] = []
+    left_out = 0
+    temporary: set[str] = set()
+    for step in steps:
+        temporary |= step.file.temporary_tables
+        for sql, part in _explainable(step):
+            try:
+                plan = database.query_dicts(f"EXPLAIN FORMAT=TRADITIONAL {sql}")
+            except StatementError as error:
+                if error.code in TRANSIENT:
+                    raise
+                if error.code in _CANNOT_EXPLAIN or any(token.name in temporary for token in part.code):
+                    left_out += 1
+                else:
+                    line = line_of(part, str(error))
+                    column = part.column if line == part.line else 1
+                    problems.append(Problem(step.file.path, line, column, "error", "explain", str(error)))
+            else:
+                problems += _full_scans(step.file, part, plan)
+    return sorted(problems), left_out
+
+
+def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each statement that writes a table which cannot roll back."""
+    writers = [(file, statement) for file in files for statement in file.lasting_writes()]
+    if not writers:
+        return []
+    rows = database.query(
+        "SELECT t.table_schema, t.table_name, t.engine FROM information_schema.tables AS t "
+        "JOIN information_schema.engines AS e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
+        "AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
+    )
+    engines = {(schema.lower(), table.lower()): engine for schema, table, engine in rows}
+    problems = []
+    for file, statement in writers:
+        schema, table = statement.target or ("", "")
+        engine = engines.get(((schema or database.name).lower(), table.lower()))
+        if engine:
+            message = f"{table} is in engine {engine}, which cannot roll back; run ALTER TABLE {table} ENGINE = InnoDB"
+            problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
 
 
-def wrong_engines(database: DatabaseManager, files: Iterable[Metric]) -> Iterator[Problem]:
-    """Yield an error for each statement that writes a table which cannot roll back."""
-    writers = [(file, s) for file in files for s in file.statements if s.table and not s.writes_metrics]
-    own = {(file.path, name) for file, _ in writers for name in _temporary_tables(file)}
-    writers = [(file, s) for file, s in writers if (file.path, (s.table or "").lower()) not in own]
-    if not writers:
+def _explainable(step: Step) -> Iterator[tuple[str, Statement]]:
+    for statement, sql in zip(step.file.statements, step.statements, strict=True):
+        if statement.verb in WRITERS | {"SELECT", "WITH"}:
+            yield sql, statement
+    for check in step.file.script.checks:
+        yield step.check(check, step.dates[-1]), check.statement
+
+
+def _full_scans(file: MetricFile, part: Statement, plan: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Yield a warning for each large table that the plan reads from end to end; an initial file is meant to."""
+    if file.mode is Mode.INITIAL or "full-scan" in file.script.header_list("allow"):
         return
-    wanted = {(s.schema or database.name, s.table or "") for _, s in writers}
-    rows = database.query(
-        "SELECT t.table_schema, t.table_name, t.engine FROM information_schema.tables t "
-        "JOIN information_schema.engines e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
-        f"AND ({' OR '.join(f'(t.table_schema = {literal(a)} AND t.table_name = {literal(b)})' for a, b in wanted)})"
-    )
-    engines = {(row[0].lower(), row[1].lower()): row[2] for row in rows}
-    for file, statement in writers:
-        engine = engines.get(((statement.schema or database.name).lower(), (statement.table or "").lower()))
-        if engine:
-            message = f"{statement.table} is in engine {engine}, which cannot roll back; make it ENGINE = InnoDB"
-            yield Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message)
+    for row in plan:
+        table, rows = str(row["table"] or "<none>"), int(row["rows"] or 0)
+        if row["type"] in ("ALL", "index") and rows > LARGE_TABLE_ROWS and not table.startswith("<"):
+            message = (
+                f"reads all of {_table_of(part, table)} (about {rows:,} rows) for every date; add an index on the "
+                "column that WHERE compares, or compare the bare column with a half-open range"
+            )
+            yield Problem(file.path, part.line, part.column, "warning", "full-scan", message)
 
 
-def _explain(database: DatabaseManager, packet: Packet) -> Iterator[Problem]:
-    path = packet.step.metric.path
-    made = _temporary_tables(packet.step.metric)
-    for sql, statement in packet.guarded:
-        if statement is None or statement.writer < 0:
-            continue
-        if _reads_what_the_file_makes(statement, made):
-            message = "not explained: it reads a temporary table or a variable that the file itself makes"
-            yield Problem(path, statement.line, statement.column, "note", "not-explained", message)
-            continue
-        try:
-            database.query(f"EXPLAIN {sql}")
-        except StatementError as error:
-            if error.code in TRANSIENT:
-                raise
-            line = packet.line_of(statement, str(error))
-            column = statement.column if line == statement.line else 1
-            yield Problem(path, line, column, "error", "explain", str(error))
-
-
-def _temporary_tables(file: Metric) -> set[str]:
-    made: set[str] = set()
-    for statement in file.statements:
-        if statement.words[:3] == ("CREATE", "TEMPORARY", "TABLE"):
-            names = [token for token in statement.code[3:7] if token.text.upper() not in ("IF", "NOT", "EXISTS")]
-            made.update(unquoted(token).lower() for token in names[:1])
-    return made
-
-
-def _reads_what_the_file_makes(statement: Statement, made: set[str]) -> bool:
-    return any(
-        (token.kind == "variable" and not token.text.startswith("@@"))
-        or (token.kind in ("word", "name") and unquoted(token).lower() in made)
-        for token in statement.code
-    )
+def _table_of(statement: Statement, alias: str) -> str:
+    """Return the table that FROM or JOIN gives this alias, as the plan shows only that; else the alias itself."""
+    words = statement.words
+    for i, token in enumerate(statement.code):
+        if i > 2 and token.kind in ("word", "name") and unquoted(token) == alias:
+            at = i - 2 if words[i - 1] == "AS" else i - 1
+            before = at - 3 if words[at - 1] == "." else at - 1
+            if words[before] in ("FROM", "JOIN") and statement.code[at].name:
+                return f"{unquoted(statement.code[at])} AS {alias}"
+    return alias

@@ -1,669 +1,396 @@
-"""What is wrong with metric files: rules by name, each problem with its file, line and column. Needs no database."""
+"""What is wrong with metric files: one function for each rule, with its words beside it. Needs no database."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
 
-from src.sql_loader import Catalog, Metric
-from src.sql_rules import ERROR, RULES, WARNING
-from src.sql_text import Script, Statement, Token, header_lines, parameter_name, parse, places, unquoted
+from src.sql_loader import Catalog, Kind, MetricFile, Mode, misplaced_files
+from src.sql_text import METRICS_TABLE, WRITERS, HeaderLine, Script, Statement, Token, outermost, parse, place, unquoted
+
+Severity = Literal["error", "warning"]
 
 DATA_TYPES = ("card", "timeseries", "ranking")
+DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates", "day_start_utc", "day_end_utc"})
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
-DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates"})
-_INITIAL_ONLY = frozenset({"start_date", "dates"})
+_PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
+_ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
+_TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
+_INSTEAD = {
+    "BEGIN COMMIT ROLLBACK START SAVEPOINT RELEASE XA LOCK UNLOCK": "the run owns the transaction; remove it",
+    "CREATE DROP ALTER RENAME": "it commits; put lasting tables into sql/schema.sql, or make it TEMPORARY",
+    "TRUNCATE": "it commits; write DELETE FROM",
+    "CALL": "a procedure can commit; write its statements here",
+    "VALUES TABLE": "write it as a SELECT",
+    "WITH": "write the SELECT that ends it without parentheses around it",
+    "DELIMITER SOURCE TEE PAGER PROMPT EXIT QUIT": "it is a command of the mysql client; remove it",
+}
+_PHRASES = ("INTO OUTFILE", "INTO DUMPFILE", "FOR UPDATE", "FOR SHARE", "LOCK IN SHARE MODE")
+_CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
+_CLOCKS = _CALLED_CLOCKS | {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP",
+                            "UTC_DATE", "UTC_TIME", "UTC_TIMESTAMP"}  # fmt: skip
+_ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One fault at one place. `line` and `column` count from 1, in characters; `severity` is "error" or "warning"."""
+    """One fault at one place. `line` and `column` count from 1, in characters."""
 
     file: str
     line: int
     column: int
-    severity: str
+    severity: Severity
     rule: str
     message: str
 
     def __str__(self) -> str:
-        return _printable(f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.rule}: {self.message}")
+        text = f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.rule}: {self.message}"
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _set_of(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+_Where = int | Token | HeaderLine  # a number is an offset in the text
+# Where and what; with True it is an error, whatever the severity of the rule is.
+_Found = Iterator[tuple[_Where, str] | tuple[_Where, str, bool]]
 
 
-class _Finding(NamedTuple):
-    offset: int
-    rule: str
-    message: str
-    severity: str = ""  # where it is not the rule's
+def check_catalog(
+    catalog: Catalog, files: Iterable[MetricFile], parameters: Collection[str], database: str = ""
+) -> list[Problem]:
+    """Return the problems of `files`, sorted by file, line and column; they are compared with the whole catalog.
 
-
-_Findings = Iterator[_Finding]
-
-
-class _Names:
-    """The parameters that a file of a mode may use."""
-
-    def __init__(self, mode: str, parameters: Collection[str]) -> None:
-        self.known = {"metric_date", *parameters} | (_INITIAL_ONLY if mode == "initial" else set())
-        self._nearest: dict[str, str] = {}
-
-    def nearest(self, name: str) -> str:
-        """Return the known name that is meant by this one; empty where none is near."""
-        if name not in self._nearest:
-            from difflib import get_close_matches
-
-            self._nearest[name] = (get_close_matches(name.lower(), sorted(self.known), 1) or [""])[0]
-        return self._nearest[name]
-
-    def unknown(self, name: str) -> str:
-        if name in _INITIAL_ONLY:
-            return f"only files in sql/initial have %({name})s"
-        near = self.nearest(name)
-        if near:
-            return f"unknown parameter %({_cut(name)})s; did you mean %({near})s?"
-        known = ", ".join(f"%({known})s" for known in sorted(self.known))
-        return (
-            f"unknown parameter %({_cut(name)})s; there is {known}; METRIC_PARAM_{_cut(name.upper())} in .env adds it"
-        )
-
-
-def check_catalog(catalog: Catalog, files: Iterable[Metric], parameters: Collection[str]) -> list[Problem]:
-    """Return the problems of `files`, sorted by file, line and column; duplicates are looked for in the whole catalog.
-
-    `parameters` are the names that the settings define, in lower case.
+    `parameters` are the names that the settings define, in lower case; `database` is DB_NAME, which USE may name.
     """
-    names = {mode: _Names(mode, parameters) for mode in ("initial", "incremental", "both")}
-    namesakes: dict[str, list[Metric]] = {}
-    for metric in catalog.files:
-        if not metric.disabled:
-            namesakes.setdefault(metric.name.casefold(), []).append(metric)
-    twins = catalog.initial_twins()
-    problems: list[Problem] = []
-    for metric in files:
-        found = [*_duplicate(metric, namesakes), *_file_findings(metric, names[metric.mode], metric.name in twins)]
-        problems += _placed(metric, found)
-        problems += _check_line_problems(metric, names[metric.mode])
-    return sorted(problems)
-
-
-def _placed(metric: Metric, found: list[_Finding]) -> Iterator[Problem]:
-    found = sorted(finding for finding in found if not _allowed(metric, finding))
-    at = places(metric.script.text, (finding.offset for finding in found))
-    for finding, (line, column) in zip(found, at, strict=True):
-        yield Problem(metric.path, line, column, _severity(finding), finding.rule, finding.message)
-
-
-def _check_line_problems(metric: Metric, names: _Names) -> Iterator[Problem]:
-    for check in metric.header.checks:
-        script = parse(check.sql)
-        for finding in (*_script_findings(script, names), *_bad_check(script)):
-            if not _allowed(metric, finding):
-                column = check.column + finding.offset
-                yield Problem(metric.path, check.line, column, _severity(finding), finding.rule, finding.message)
-
-
-def _severity(finding: _Finding) -> str:
-    return finding.severity or RULES[finding.rule].severity
-
-
-def _allowed(metric: Metric, finding: _Finding) -> bool:
-    return finding.rule in metric.header.allow and _severity(finding) == WARNING
-
-
-# Rules about a whole file
-
-
-def _file_findings(metric: Metric, names: _Names, has_twin: bool) -> _Findings:
-    if not metric.statements:
-        yield _Finding(0, "empty-file", "no statement in this file")
-    if len(metric.name) > LONGEST_NAME:
-        message = f"the name has {len(metric.name)} characters, the column metrics holds {LONGEST_NAME}; shorten it"
-        yield _Finding(0, "name-mismatch", message, ERROR)
-    yield from _not_utf8(metric)
-    yield from _header(metric)
-    yield from _missing_date(metric, names)
-    yield from _helpers(metric.statements)
-    yield from _script_findings(metric.script, names)
-    for statement in metric.statements:
-        if statement.writes_metrics:
-            yield from _not_idempotent(statement)
-            yield from _name_mismatch(statement, metric.name, ERROR if has_twin else WARNING)
-
-
-def _script_findings(script: Script, names: _Names) -> _Findings:
-    """The rules that hold for a file and for a check alike."""
-    yield from _unterminated(script)
-    yield from _parameters(script, names)
-    for statement in script.statements:
-        yield from _forbidden(statement)
-        yield from _by_layout(statement)
-
-
-def _duplicate(metric: Metric, namesakes: Mapping[str, list[Metric]]) -> _Findings:
-    if metric.disabled:
-        return
-    for other in namesakes.get(metric.name.casefold(), []):
-        if other.path != metric.path and (metric.mode == other.mode or "both" in (metric.mode, other.mode)):
-            yield _Finding(
-                0, "duplicate-metric", f"{other.path} defines the metric {other.name} too; rename one of them"
-            )
-            return
-
-
-def _not_utf8(metric: Metric) -> _Findings:
-    text = metric.script.text
-    if not metric.path.isascii() and re.search("[\udc80-\udcff]", metric.path):
-        yield _Finding(0, "not-utf8", "the file's name is not UTF-8; rename the file")
-    bad = None if text.isascii() else re.search("[\udc80-\udcff]", text)
-    if bad:
-        yield _Finding(
-            bad.start(), "not-utf8", f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8"
-        )
-
-
-def _header(metric: Metric) -> _Findings:
-    header = metric.header
-    wanted = {
-        "Metric": header.metric,
-        "Description": header.description,
-        "Data Type": header.data_type or metric.is_helper,
-    }
-    missing = [f"`-- {key}:`" for key, value in wanted.items() if not value]
-    if missing:
-        yield _Finding(0, "no-header", f"the header lacks {', '.join(missing)}")
-    for key, value, offset in header_lines(metric.script.tokens):
-        if key == "data type" and value and value.lower() not in DATA_TYPES:
-            yield _Finding(offset, "unknown-data-type", f"{_cut(value)} is none of {', '.join(DATA_TYPES)}")
-        if key == "allow":
-            yield from _allow_line(value, offset)
-
-
-def _allow_line(value: str, offset: int) -> _Findings:
-    for name in filter(None, (part.strip() for part in value.split(","))):
-        if name not in RULES:
-            yield _Finding(offset, "unknown-rule", f"there is no rule {_cut(name)}")
-        elif RULES[name].severity == ERROR:
-            yield _Finding(offset, "unknown-rule", f"{name} is an error, which `-- Allow:` does not silence")
-
-
-def _missing_date(metric: Metric, names: _Names) -> _Findings:
-    writer = next((statement for statement in metric.statements if statement.writes_metrics), None)
-    if writer is None or not DATE_PARAMETERS.isdisjoint(_code_parameters(writer)):
-        return
-    # A misspelt or quoted date is reported as that, once.
-    used = {name for _, name, _ in _uses(metric.script)}
-    if not used & DATE_PARAMETERS and not any(names.nearest(name) in DATE_PARAMETERS for name in used - names.known):
-        message = "the file writes bi_metrics without %(metric_date)s, so every date gets the same row"
-        yield _Finding(writer.tokens[0].offset, "missing-metric-date", message)
-
-
-def _code_parameters(statement: Statement) -> Iterator[str]:
-    return (parameter_name(token) for token in statement.code if token.kind == "parameter")
-
-
-def _helpers(statements: tuple[Statement, ...]) -> _Findings:
-    safe: set[str] = set()  # emptied, or temporary
-    for statement in statements:
-        table = (statement.table or "").lower()
-        if statement.verb == "CREATE" and "TEMPORARY" in statement.words[:4]:
-            safe |= _created(statement)
-        elif table and statement.words[statement.writer] == "DELETE":
-            safe.add(table)
-        elif _adds_rows(statement) and not statement.writes_metrics and table not in safe:
-            message = (
-                f"a second run doubles the rows of {_cut(table)}; DELETE them first or add ON DUPLICATE KEY UPDATE"
-            )
-            yield _Finding(statement.code[statement.writer].offset, "helper-not-idempotent", message)
-
-
-def _created(statement: Statement) -> set[str]:
-    """Return the name in CREATE TEMPORARY TABLE [IF NOT EXISTS] [schema.]name."""
-    at = statement.words.index("TABLE") + 1 if "TABLE" in statement.words else len(statement.words)
-    at += 3 * (statement.words[at : at + 3] == ("IF", "NOT", "EXISTS"))
-    at += 2 * (statement.words[at + 1 : at + 2] == (".",))
-    return {unquoted(token).lower() for token in statement.code[at : at + 1]}
-
-
-def _adds_rows(statement: Statement) -> bool:
-    """True for a plain INSERT: nothing in it keeps a second run from adding the same rows again."""
-    if not statement.table or statement.words[statement.writer] != "INSERT":
-        return False
-    guarded = "IGNORE" in statement.words or _phrase(statement.words, "NOT", "EXISTS")
-    return not guarded and not _phrase(statement.words, "ON", "DUPLICATE", "KEY", "UPDATE")
-
-
-def _not_idempotent(statement: Statement) -> _Findings:
-    words, writer = statement.words, statement.writer
-    if words[writer] == "REPLACE":
-        message = "REPLACE deletes the row and writes a new one; write INSERT ... ON DUPLICATE KEY UPDATE"
-        yield _Finding(statement.code[writer].offset, "not-idempotent", message)
-    elif words[writer] == "INSERT" and "IGNORE" in words[writer : writer + 3]:
-        message = "INSERT IGNORE keeps the old row and hides errors; write INSERT ... ON DUPLICATE KEY UPDATE"
-        offset = statement.code[words.index("IGNORE", writer)].offset
-        yield _Finding(offset, "not-idempotent", message)
-    elif words[writer] == "INSERT" and not _phrase(words, "ON", "DUPLICATE", "KEY", "UPDATE"):
-        message = "a second run of the date fails on its own row; add ON DUPLICATE KEY UPDATE"
-        yield _Finding(statement.code[writer].offset, "not-idempotent", message)
-
-
-def _bad_check(script: Script) -> _Findings:
-    if len(script.statements) != 1 or script.statements[0].verb not in ("SELECT", "WITH") or script.statements[0].table:
-        yield _Finding(0, "bad-check", "a check is one SELECT on one line; each row it returns is a fault")
-
-
-# Rules about text
-
-
-def _unterminated(script: Script) -> _Findings:
-    opened: Token | None = None
-    runs_to_the_end = script.tokens[-1:] and script.tokens[-1].kind == "unterminated"
-    for token in script.tokens if runs_to_the_end or "/*" in script.text else ():
-        if token.kind == "open":
-            opened = token
-        elif token.kind == "close":
-            opened = None
-        elif token.kind == "unterminated":
-            what = "comment" if token.text.startswith("/*") else f"quote {token.text[0]}"
-            yield _Finding(token.offset, "unterminated", f"the {what} that starts here is never closed")
-        elif token.kind == "end" and opened:
-            yield _never_closed(opened)
-            opened = None
-    if opened:
-        yield _never_closed(opened)
-
-
-def _never_closed(opened: Token) -> _Finding:
-    message = f"the comment {opened.text} that starts here is not closed before the statement ends"
-    return _Finding(opened.offset, "unterminated", message)
-
-
-_IN_QUOTES = re.compile(r"%%|%\(([0-9A-Za-z_]+)\)s")
-
-
-def _uses(script: Script) -> Iterator[tuple[int, str, bool]]:
-    """Yield (offset, name, is it inside quotes) of each parameter."""
-    for token in [token for token in script.tokens if "%" in token.text]:
-        if token.kind == "parameter":
-            yield token.offset, parameter_name(token), False
-        elif token.kind in ("string", "name"):
-            for match in _IN_QUOTES.finditer(token.text):
-                if match[1]:
-                    yield token.offset + match.start(), match[1], True
-
-
-def _parameters(script: Script, names: _Names) -> _Findings:
-    for offset, name, quoted in _uses(script):
-        if not quoted and name not in names.known:
-            yield _Finding(offset, "unknown-parameter", names.unknown(name))
-        # LIKE '%(foo)s' may be meant as it stands; a known or nearly known name hardly.
-        elif quoted and (name in names.known or name in _INITIAL_ONLY or names.nearest(name)):
-            message = f"%({_cut(name)})s inside quotes; it brings its own, so remove these or use CONCAT"
-            yield _Finding(offset, "quoted-parameter", message)
-
-
-# Rules about statements by their first words
-
-_TRANSACTION = _set_of("BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE LOCK UNLOCK XA")
-_COMMITS = _set_of(
-    "ALTER TRUNCATE RENAME GRANT REVOKE OPTIMIZE CHECK CHECKSUM REPAIR FLUSH RESET INSTALL UNINSTALL CACHE CHANGE "
-    "START STOP IMPORT"
-)
-_CLIENT = _set_of("DELIMITER SOURCE TEE NOTEE PAGER NOPAGER PROMPT REHASH EXIT QUIT EGO GO CONNECT SYSTEM")
-_BLOCKS = _set_of("IF CASE WHILE LOOP REPEAT FOR DECLARE END ELSE ELSEIF")
-_SCOPES = _set_of("GLOBAL SESSION LOCAL PERSIST PERSIST_ONLY")
-
-
-def _forbidden(statement: Statement) -> _Findings:
-    verb, words, offset = statement.verb, statement.words, statement.code[0].offset
-    if verb == "SET":
-        yield from _set(statement)
-    elif verb in _TRANSACTION or words[:2] == ("START", "TRANSACTION"):
-        yield _Finding(offset, "transaction-control", f"{verb} is for the run alone; remove it")
-    elif _commits(verb, words):
-        yield _Finding(offset, "implicit-commit", f"{' '.join(words[:2])} commits the transaction of the date")
-    elif verb in _CLIENT:
-        yield _Finding(offset, "client-command", f"{verb} is a command of the mysql client; remove it")
-    elif verb == "USE":
-        yield _Finding(offset, "changes-session", "USE would hold for every file after this one; write schema.table")
-    elif verb in _BLOCKS:
-        yield _Finding(offset, "compound-statement", f"{verb} ... belongs to a block; write plain statements")
-    if "\\" in words:
-        yield from _backslash(statement)
-
-
-def _commits(verb: str, words: tuple[str, ...]) -> bool:
-    if verb == "CREATE":
-        return words[1:2] != ("TEMPORARY",) and words[1:4] != ("OR", "REPLACE", "TEMPORARY")
-    if verb == "DROP":
-        return words[1:2] not in (("TEMPORARY",), ("PREPARE",))
-    if verb == "ANALYZE":  # MariaDB's ANALYZE SELECT only explains
-        return "TABLE" in words[1:3] or "TABLES" in words[1:3]
-    return verb in _COMMITS or words[:2] == ("LOAD", "INDEX")
-
-
-def _backslash(statement: Statement) -> _Findings:
-    r"""A backslash outside quotes is the client's, as in \G; but \N is an old way to write NULL."""
-    for token, after in zip(statement.code, (*statement.words[1:], ""), strict=True):
-        if token.text == "\\" and after != "N":
-            yield _Finding(
-                token.offset, "client-command", f"\\{_cut(after)} is a command of the mysql client; remove it"
-            )
-            return
-
-
-def _set(statement: Statement) -> _Findings:
-    words = statement.words
-    if words[1:2] == ("PASSWORD",):
-        yield _Finding(statement.code[0].offset, "implicit-commit", "SET PASSWORD commits the transaction of the date")
-    elif words[1:2] != ("STATEMENT",):  # MariaDB's SET STATEMENT ... FOR ends with its statement
-        for item in _items(words, 1, stops=()):
-            yield from _assignment(statement, item)
-
-
-def _assignment(statement: Statement, item: range) -> _Findings:
-    """Judge one `name = value` of a SET: only user variables stay within the file."""
-    words = statement.words
-    first = statement.code[item.start]
-    name_at = item.start + (words[item.start] in _SCOPES and len(item) > 1)
-    name = statement.code[name_at]
-    if name.kind == "variable" and not name.text.startswith("@@"):
-        return
-    last = _column_end(words, name_at + (name.text == "@@"))
-    setting = unquoted(statement.code[min(last, item.stop - 1)]).rpartition(".")[2].lstrip("@").lower()
-    if setting in ("transaction", "autocommit"):
-        message = f"SET {setting} is for the run alone; remove it"
-        yield _Finding(first.offset, "transaction-control", message)
-    else:
-        message = f"SET {_cut(setting)} would hold for every file after this one; only SET @variable is fine"
-        yield _Finding(first.offset, "changes-session", message)
-
-
-# Rules about the layout of a statement: its clauses and parentheses
-
-_CLAUSES = {
-    "SELECT": "select",
-    "FROM": "from",
-    "JOIN": "from",
-    "WHERE": "where",
-    "ON": "where",
-    "HAVING": "tail",
-    "GROUP": "tail",
-    "ORDER": "tail",
-    "LIMIT": "tail",
-    "SET": "assign",
-    "DUPLICATE": "assign",
-}
-_AFTER_FROM = frozenset({"from", "where", "tail"})
-_CLOCKS = _set_of(
-    "CURDATE CURRENT_DATE CURTIME CURRENT_TIME SYSDATE UTC_DATE UTC_TIME UTC_TIMESTAMP UNIX_TIMESTAMP RAND UUID "
-    "UUID_SHORT"
-)
-_NOW = _set_of("NOW CURRENT_TIMESTAMP LOCALTIME LOCALTIMESTAMP")
-_WITHOUT_PARENTHESES = _set_of(
-    "CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP LOCALTIME LOCALTIMESTAMP UTC_DATE UTC_TIME UTC_TIMESTAMP"
-)
-_COMPARISONS = frozenset({"=", "<=>", "<", ">", "<=", ">=", "BETWEEN", "IN"})
-_OPERATORS = _COMPARISONS | frozenset({"<>", "!=", ":=", "+", "-", "*", "/", "DIV", "MOD", "AND", "OR", "LIKE", "NOT"})
-_STAMPS = frozenset({"created_at", "updated_at"})
-_DAY_FUNCTIONS = frozenset({"DATE", "CAST", "CONVERT"})
-_DATE_FUNCTIONS = _DAY_FUNCTIONS | _set_of("DATE_FORMAT TO_DAYS YEAR YEARWEEK LAST_DAY UNIX_TIMESTAMP")
-_MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_HALF_OPEN = {
-    "=": "{c} >= {x} AND {c} < {x} + INTERVAL 1 DAY",
-    ">=": "{c} >= {x}",
-    ">": "{c} >= {x} + INTERVAL 1 DAY",
-    "<": "{c} < {x}",
-    "<=": "{c} < {x} + INTERVAL 1 DAY",
-}
-_JSON_READS = frozenset({"JSON_EXTRACT", "JSON_VALUE"})
-_EXACT = frozenset({"DECIMAL", "SIGNED", "UNSIGNED", "NUMERIC", "INTEGER", "INT"})
-_TRANSPARENT = frozenset({"JSON_UNQUOTE", "COALESCE", "IFNULL", "NULLIF", "CAST", "CONVERT"})
-_LOOKED_AT = 30  # tokens or parentheses around a place; keeps the time linear in whatever text
-
-
-class _Layout:
-    """The clause that each word of a statement stands in, and its parentheses."""
-
-    def __init__(self, statement: Statement) -> None:
-        self.code, self.words = statement.code, statement.words
-        self.clauses: list[str] = []
-        self.opener: list[int] = []  # index of the parenthesis around each word; -1 for none
-        self.closing: dict[int, int] = {}
-        clause, stack = "", [(-1, "")]
-        for i, word in enumerate(self.words):
-            if word in _CLAUSES and self.word(i - 1) != "." and self.word(i + 1) != "UPDATE":
-                clause = _CLAUSES[word]
-            if word == ")" and len(stack) > 1:
-                opener, clause = stack.pop()
-                self.closing[opener] = i
-            self.clauses.append(clause)
-            self.opener.append(stack[-1][0])
-            if word == "(":
-                stack.append((i, clause))
-
-    def word(self, i: int) -> str:
-        return self.words[i] if 0 <= i < len(self.words) else ""
-
-    def name(self, i: int) -> str:
-        """The word or quoted name at i, in lower case; empty for anything else."""
-        in_range = 0 <= i < len(self.code) and self.code[i].kind in ("word", "name")
-        return unquoted(self.code[i]).lower() if in_range else ""
-
-    def call_end(self, i: int) -> int:
-        """The index of the last token of a call that starts at i: its closing parenthesis, or i for a bare word."""
-        return self.closing.get(i + 1, len(self.words)) if self.word(i + 1) == "(" else i
-
-
-_LAYOUT_WORDS = _CLOCKS | _NOW | _DATE_FUNCTIONS | _JSON_READS
-
-
-def _by_layout(statement: Statement) -> _Findings:
-    if _LAYOUT_WORDS.isdisjoint(statement.words):
-        return
-    layout = _Layout(statement)
-    for i, word in enumerate(statement.words):
-        if word not in _LAYOUT_WORDS or layout.word(i - 1) == ".":
-            continue
-        if word in _CLOCKS or word in _NOW:
-            yield from _clock(layout, i)
-        if word in _DATE_FUNCTIONS and layout.clauses[i] == "where":
-            yield from _function_on_column(layout, i)
-        if word in _JSON_READS and _is_added(layout, i):
-            message = f"{word} is a float when added; write CAST(JSON_UNQUOTE({word}(...)) AS DECIMAL(20,2))"
-            yield _Finding(layout.code[i].offset, "float-from-json", message)
-
-
-def _clock(layout: _Layout, i: int) -> _Findings:
-    word, end = layout.words[i], layout.call_end(i)
-    is_call = (
-        word in _WITHOUT_PARENTHESES if end == i else layout.word(i - 1) not in ("INTO", "TABLE", "JOIN", "UPDATE")
-    )
-    converts = word == "UNIX_TIMESTAMP" and end > i + 2
-    if not is_call or converts:
-        return
-    beside = layout.word(i - 1) in _OPERATORS or layout.word(end + 1) in _OPERATORS
-    if word in _CLOCKS or ((beside or layout.clauses[i] in _AFTER_FROM) and not _is_stamp(layout, i)):
-        message = f"{word} gives a past date that is run again another value; use %(metric_date)s"
-        yield _Finding(layout.code[i].offset, "reads-the-clock", message)
-
-
-def _is_stamp(layout: _Layout, i: int) -> bool:
-    """True for the value of `updated_at = NOW()` as an assignment; as a condition it is none."""
-    return layout.word(i - 1) == "=" and layout.clauses[i] == "assign" and layout.name(i - 2) in _STAMPS
-
-
-def _function_on_column(layout: _Layout, i: int) -> _Findings:
-    word, end = layout.words[i], layout.call_end(i)
-    last = _column_end(layout.words, i + 2)
-    if end <= i + 2 or not layout.name(i + 2) or layout.word(i + 2).isdigit():
-        return
-    if layout.word(last + 1) not in (")", ",", "AS") or (
-        word in ("CAST", "CONVERT") and layout.word(end - 1) != "DATE"
-    ):
-        return
-    operator, value = _compared(layout, i, end)
-    if operator:
-        column = "".join(token.text for token in layout.code[i + 2 : last + 1])
-        form = _HALF_OPEN.get(operator if word in _DAY_FUNCTIONS else "=", _HALF_OPEN["="])
-        message = f"{word}({_cut(column)}) keeps MySQL from the index; write {form.format(c=_cut(column), x=value)}"
-        yield _Finding(layout.code[i].offset, "function-on-column", message)
-
-
-def _compared(layout: _Layout, i: int, end: int) -> tuple[str, str]:
-    """Return the operator and the value that a call from i to end is compared with; empty where that is a column."""
-    after, before = layout.word(end + 1), layout.word(i - 1)
-    if after in _COMPARISONS:
-        value = _value(layout, end + 2)
-        return (after, value) if value else ("", "")
-    if before in _COMPARISONS and i > 1 and layout.code[i - 2].kind in ("parameter", "variable", "string"):
-        return _MIRROR.get(before, before), _cut(layout.code[i - 2].text)
-    return "", ""
-
-
-def _value(layout: _Layout, start: int) -> str:
-    """Return the text of a value that holds no column, shortened to %(metric_date)s where it is a longer one."""
-    start += layout.word(start) == "("
-    depth = 0
-    for i in range(start, min(start + _LOOKED_AT, len(layout.code))):
-        token, word = layout.code[i], layout.words[i]
-        depth += (word == "(") - (word == ")")
-        if depth < 0 or word in _CLAUSES or (depth == 0 and word in ("AND", "OR")):
-            return ""
-        if token.kind in ("parameter", "variable") or (i == start and (token.kind == "string" or word.isdigit())):
-            return _cut(token.text) if i == start and not word.isdigit() else "%(metric_date)s"
-    return ""
-
-
-def _is_added(layout: _Layout, i: int) -> bool:
-    """True for a call that is added, subtracted or summed without a CAST to an exact type around it."""
-    start, end = i, layout.call_end(i)
-    if "RETURNING" in layout.words[max(i, end - 8) : end]:
-        return False
-    for _ in range(_LOOKED_AT):
-        if layout.word(start - 1) in ("+", "-") or layout.word(end + 1) in ("+", "-"):
-            return True
-        opener = layout.opener[start]
-        function = layout.word(opener - 1) if layout.name(opener - 1) else ""
-        if opener < 0 or function == "SUM":
-            return opener >= 0
-        end = layout.closing.get(opener, len(layout.words))
-        if function in ("CAST", "CONVERT") and not _EXACT.isdisjoint(layout.words[max(start, end - 8) : end]):
-            return False
-        if function and function not in _TRANSPARENT and function not in _CLAUSES:
-            return False
-        start = opener - (function in _TRANSPARENT)
-    return False
-
-
-# The name that an INSERT writes
-
-_LIST_ENDS = frozenset({"FROM", "UNION", "ON", "SELECT", "WHERE", "LIMIT"})
-
-
-def _name_mismatch(statement: Statement, name: str, severity: str) -> _Findings:
-    for token in _written_names(statement):
-        written = unquoted(token)
-        if written != name:
-            message = f"the file writes the metric '{_cut(written)}', its name is '{_cut(name)}'"
-            yield _Finding(token.offset, "name-mismatch", message, severity)
-
-
-def _written_names(statement: Statement) -> Iterator[Token]:
-    """Yield the string literals that an INSERT writes to the column metrics; other values cannot be judged here."""
-    words = statement.words
-    start = next((i for i in range(statement.writer, len(words)) if words[i] in ("(", "SELECT", "VALUES", "SET")), 0)
-    if not start or words[statement.writer] == "UPDATE":
-        return
-    if words[start] == "SET":
-        for item in _items(words, start + 1):
-            if _is_metrics(statement.code[item.start]) and words[item.start + 1 : item.start + 2] == ("=",):
-                yield from _literal(statement, range(item.start + 2, item.start + 3), {})
-        return
-    columns = list(_items(words, start + 1))
-    position = next((n for n, item in enumerate(columns) if _is_metrics(statement.code[item.start])), -1)
-    if words[start] == "(" and position >= 0:
-        aliases = dict(_aliased_literals(statement))
-        for values in _rows(words, columns[-1].stop + 1):
-            item = next((item for n, item in enumerate(values) if n == position), range(0))
-            yield from _literal(statement, item, aliases)
-
-
-def _is_metrics(token: Token) -> bool:
-    return unquoted(token).lower() == "metrics"
-
-
-def _rows(words: tuple[str, ...], start: int) -> Iterator[Iterator[range]]:
-    """Yield the items of each row of VALUES and of each SELECT from `start` on, those in parentheses aside."""
-    depth = 0
-    in_values = words[start : start + 1] in (("VALUES",), ("VALUE",))
-    for i in range(start, len(words)):
-        if depth == 0 and words[i] == "ON" and in_values:
-            return
-        if depth == 0 and ((words[i] == "(" and in_values) or words[i] == "SELECT"):
-            yield _items(words, i + 1 + (words[i + 1 : i + 2] in (("DISTINCT",), ("ALL",))))
-        depth += (words[i] == "(") - (words[i] == ")")
-
-
-def _literal(statement: Statement, item: range, aliases: Mapping[str, Token]) -> Iterator[Token]:
-    code = statement.code[item.start : item.stop]
-    if code and code[0].kind == "string" and (len(code) == 1 or code[1].kind in ("word", "name")):
-        yield code[0]
-    elif code and code[-1].kind in ("word", "name") and len(code) in (1, 3):
-        found = aliases.get(unquoted(code[-1]).lower())
-        if found:
-            yield found
-
-
-def _aliased_literals(statement: Statement) -> Iterator[tuple[str, Token]]:
-    """Yield (alias, literal) of each `'literal' AS alias`."""
-    for i, word in enumerate(statement.words[1:-1], start=1):
-        if word == "AS" and statement.code[i - 1].kind == "string":
-            yield unquoted(statement.code[i + 1]).lower(), statement.code[i - 1]
-
-
-# Small helpers
-
-
-def _items(words: tuple[str, ...], start: int, stops: Collection[str] = _LIST_ENDS) -> Iterator[range]:
-    """Yield the index range of each item of the list that starts at `start`; it ends at its ) or at one of `stops`."""
-    depth, first = 0, start
-    for i in range(start, len(words)):
-        word = words[i]
-        if depth == 0 and (word in (",", ")") or word in stops):
-            if i > first:
-                yield range(first, i)
-            first = i + 1
-            if word != ",":
+    known = DATE_PARAMETERS | frozenset(parameters)
+    found: list[Problem] = []
+    for file in files:
+        allowed = file.script.header_list("allow")
+        for check in (None, *file.script.checks):
+            rules = _Rules(file, parse(check.value) if check else file.script, check, catalog, known, database)
+            for name in _FOR_CHECKS if check else _FOR_FILES:
+                for where, message, *is_error in getattr(rules, name.replace("-", "_"))():
+                    severity: Severity = "error" if any(is_error) else RULES[name][0]
+                    if name not in allowed or (severity == "error" and name != "reads-later-metric"):
+                        found.append(Problem(file.path, *rules._place(where), severity, name, message))
+    return sorted(found)
+
+
+def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
+    """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
+    root = folder.name
+    cure = f"no run looks into this folder; move it to {root}/, {root}/incremental/ or {root}/initial/"
+    found = [(path, cure) for path in misplaced_files(folder)]
+    for file in catalog.files:
+        other = Mode.DATES if file.mode is Mode.INITIAL else Mode.INITIAL
+        there = {each.name for each in catalog.in_mode(other)}
+        allowed = file.disabled or file.is_helper or "misplaced" in file.script.header_list("allow")
+        if file.mode and file.name not in there and not allowed:
+            cost = "never runs at night" if other is Mode.DATES else "does not run in --initial"
+            cure = f"add it to {root}/{other.value}/ as well, or move it to {root}/ for both"
+            found.append((file.path, f"the metric {cost}; {cure}"))
+    return sorted(Problem(path, 1, 1, "warning", "misplaced", message) for path, message in found)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The rules, for a file or for one of its checks. Their docstrings say why they are there."""
+
+    file: MetricFile
+    script: Script  # of the file, or of the check
+    check: HeaderLine | None
+    catalog: Catalog
+    parameters: frozenset[str]
+    database: str
+
+    def _place(self, where: _Where) -> tuple[int, int]:
+        if isinstance(where, HeaderLine):
+            return where.line, where.column
+        offset = where.offset if isinstance(where, Token) else where
+        return (self.check.line, self.check.column + offset) if self.check else place(self.script.text, offset)
+
+    def unterminated(self) -> _Found:
+        """A quote or a comment that is never closed swallows the rest of the file."""
+        opened: Token | None = None
+        for token in (*self.script.tokens, Token("end", ";", 0)):
+            if token.kind == "unterminated":
+                what = "comment" if token.text.startswith("/*") else f"quote {token.text[0]}"
+                yield token, f"the {what} that starts here is never closed"
+            elif token.kind == "end" and opened:
+                yield opened, f"the comment {opened.text} is not closed before its statement ends"
+            if token.kind in ("open", "close", "end"):
+                opened = token if token.kind == "open" else None
+
+    def empty_file(self) -> _Found:
+        """A file without a statement computes nothing."""
+        if not self.file.statements:
+            yield 0, "no statement in this file; write the metric, or start its name with _ to disable it"
+
+    def not_utf8(self) -> _Found:
+        """Bytes that are not UTF-8 reach the database as other characters than the author saw."""
+        if re.search("[\udc80-\udcff]", self.file.path):
+            yield 0, "the file's name is not UTF-8; rename the file"
+        if bad := re.search("[\udc80-\udcff]", self.script.text):
+            yield bad.start(), f"byte 0x{ord(bad[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8"
+
+    def unknown_parameter(self) -> _Found:
+        """A parameter without a value cannot be sent."""
+        for token in self.script.tokens:
+            if token.kind == "parameter" and (name := token.text[2:-2]) not in self.parameters:
+                near, known = _nearest(name, self.parameters), ", ".join(sorted(self.parameters))
+                hint = f"did you mean %({near})s?" if near else f"known: {known}; METRIC_PARAM_<NAME> in .env adds one"
+                yield token, f"unknown parameter %({_cut(name)})s; {hint}"
+
+    def quoted_parameter(self) -> _Found:
+        """A parameter becomes a quoted literal, so inside quotes it is text and no value."""
+        for token in self.script.tokens:
+            for match in _PARAMETER.finditer(token.text) if token.kind in ("string", "name") else ():
+                if _nearest(match[1], self.parameters):  # LIKE '%(foo)s' may be meant as it stands
+                    message = f"%({_cut(match[1])})s inside quotes; it brings its own: remove these, or use CONCAT"
+                    yield token.offset + match.start(1) - 2, message
+
+    def missing_metric_date(self) -> _Found:
+        """A metric that does not depend on its date gets the same value for every date."""
+        # A date that is misspelled or in quotes is reported as that, once.
+        tokens = (token for statement in self.file.statements for token in statement.code if "%(" in token.text)
+        names = {name for token in tokens for name in _PARAMETER.findall(token.text)}
+        if not self.file.is_helper and not any(_nearest(n, self.parameters) in DATE_PARAMETERS for n in names):
+            yield _row_maker(self.file), "every date would get the same value; use %(metric_date)s"
+
+    def own_name(self) -> _Found:
+        """A row is found by the metric's name: an INSERT must write its file's own, and the column must hold it."""
+        name = self.file.name
+        if not self.file.is_helper and len(name) > LONGEST_NAME:
+            yield 0, f"the name has {len(name)} characters, bi_metrics holds {LONGEST_NAME}; shorten it"
+        if self.file.kind is Kind.INSERT and not self._literal(name):
+            message = f"the string '{_cut(name)}' is nowhere in this file; write it to the column metrics"
+            yield _row_maker(self.file), message
+
+    def not_idempotent(self) -> _Found:
+        """A date that is run again must replace its row: a plain INSERT fails there, INSERT IGNORE keeps the old."""
+        for statement in (s for s in self.file.statements if s.writes_metrics):
+            words, at = statement.words, statement.verb_at
+            if "IGNORE" in words[at : at + 3]:
+                message = "INSERT IGNORE keeps the old row; write INSERT ... ON DUPLICATE KEY UPDATE"
+                yield statement.code[words.index("IGNORE", at)], message
+            elif _phrase(words, "ON DUPLICATE KEY UPDATE") is None:
+                yield statement.code[at], "a date that is run again would fail; add ON DUPLICATE KEY UPDATE"
+
+    def duplicate_metric(self) -> _Found:
+        """Two files of one name that run in the same mode overwrite each other's rows."""
+        for other in self._together():
+            if other.path != self.file.path and other.name.casefold() == self.file.name.casefold():
+                cure = "rename one of them, or start its name with _ to disable it"
+                yield 0, f"{self.file.path} and {other.path} both define {_cut(other.name)}; {cure}"
                 return
-        depth += (word == "(") - (word == ")")
-    if len(words) > first:
-        yield range(first, len(words))
+
+    def no_initial_file(self) -> _Found:
+        """A number that is built on itself must also be computable from the source: else it cannot start or heal."""
+        file, root = self.file, self.file.path.partition("/")[0]
+        cure = f"add {root}/initial/{_cut(file.name)}.sql that computes it from the source"
+        if file.mode is Mode.INITIAL:
+            cure = "an initial file computes it from the source alone"
+        elif file.mode is None:
+            cure = f"move it to {root}/incremental/ and {cure}"
+        can_start = file.mode is Mode.DATES and file.name in self.catalog.initial_files
+        if file.name in file.compares_with and not (file.disabled or file.is_helper or can_start):
+            yield self._literal(file.name) or 0, f"the metric is built on its own earlier rows; {cure}"
+
+    def reads_later_metric(self) -> _Found:
+        """A metric that runs before one it reads finds that one's row of the date missing, or of an earlier run."""
+        read, together = self.catalog.reads_of(self.file) - {self.file.name}, self._together()
+        at = next((i for i, other in enumerate(together) if other.path == self.file.path), 0)
+        later = [other for other in together[at + 1 :] if other.name in read and not other.is_helper]
+        if later:
+            more = len({other.name for other in later}) - 1
+            cure = "give that file a smaller number, or allow this rule where earlier dates are meant"
+            name = _cut(later[0].name) + (f" (and {more} more)" if more else "")
+            message = f"reads {name}, which {later[0].path} computes later; {cure}"
+            yield self._literal(later[0].name) or 0, message
+
+    def bad_check(self) -> _Found:
+        """A `-- Check:` line is one query, and each row that it returns is a fault."""
+        found = self.script.statements
+        if self.check and (len(found) != 1 or not found[0].is_query):
+            yield 0, "a check is one SELECT on one line; each row that it returns is a fault"
+
+    def forbidden_statement(self) -> _Found:
+        """A file does what belongs to the transaction of its date and leaves nothing behind for other files."""
+        inserts = 0
+        for statement in self.script.statements:
+            inserts += statement.writes_metrics
+            refused = next(_refusals(statement, self.database), None)
+            if refused:
+                yield statement.code[min(refused[0], len(statement.code) - 1)], refused[1]
+            elif statement.writes_metrics and inserts > 1:
+                yield statement.code[0], "a second INSERT into bi_metrics; write it in a file of its own"
+
+    def unset_variable(self) -> _Found:
+        """A @variable that the file does not set is NULL: nothing is left of what another file set."""
+        read: dict[str, Token] = {}
+        known, into = set(), False
+        for statement in self.script.statements:
+            words = statement.words
+            for i, token in enumerate(statement.code):
+                if token.kind == "variable":
+                    name = token.text.lower()
+                    read.setdefault(name, token)
+                    if into or words[i + 1] == ":=" or (words[i + 1] == "=" and statement.verb == "SET"):
+                        known.add(name)
+                else:
+                    into = words[i] == "INTO" or (into and words[i] == ",")
+        for token in (read[name] for name in read.keys() - known):
+            yield token, f"{_cut(token.text)} is read here and set nowhere; set it, or correct its name"
+
+    def reads_the_clock(self) -> _Found:
+        """A past date that is computed again would get today's value."""
+        for statement in self.script.statements:
+            words, lists = statement.words, [True]  # for each open parenthesis: do items of a SELECT or VALUES follow?
+            for i, word in enumerate(words):
+                if word == "(":
+                    lists.append(words[i + 1] == "SELECT" or words[i - 1] in ("VALUES", "VALUE", ","))
+                elif word == ")" and lists[1:]:
+                    lists.pop()
+                elif word in _CLOCKS and not _is_harmless_clock(words, i, lists[-1]):
+                    message = f"{word} gives another value when a past date is run again; use %(metric_date)s"
+                    yield statement.code[i], message
+
+    def unread_rows(self) -> _Found:
+        """The rows of a SELECT are stored only where the file itself writes no table."""
+        written, last = next(self.file.lasting_writes(), None), self.file.statements[-1:]
+        if written and written.target and last[0].is_query:
+            why = f"nobody reads these rows, because the file writes {_cut(written.target[1])}"
+            yield last[0].code[0], f"{why}; remove the SELECT, or make it a metric file of its own"
+
+    def header(self) -> _Found:
+        """The header tells people, the listing and the run what the number means."""
+        file, types = self.file, ", ".join(DATA_TYPES)
+        if not file.description:
+            yield 0, "no `-- Description:` line; say in one line what the number means"
+        if file.kind is Kind.INSERT and not file.data_type:
+            yield 0, f"no `-- Data Type:` line; write one of {types}"
+        for line in self.script.header:
+            key, value = line.key, line.value
+            if key == "metric" and value != file.name:
+                yield line, f"the file's name says {_cut(file.name)}; correct this line, or rename the file"
+            elif key == "data type" and value and value.lower() not in DATA_TYPES:
+                yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
+            elif key == "empty" and value.lower() != "ok" and not _is_json(value):
+                yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
+            for name in filter(None, map(str.strip, value.split(","))):
+                if key == "reads" and name not in self.catalog.names:
+                    yield line, f"no file defines the metric {_cut(name)}; correct its name"
+                elif key == "allow" and name != "reads-later-metric" and RULES.get(name, ("error",))[0] == "error":
+                    yield line, f"{_cut(name)} is no warning that can be silenced; correct or remove it"
+
+    def _together(self) -> list[MetricFile]:
+        """Return the files that run in a mode of this one's, itself included, in run order; none if it is disabled."""
+        mode = self.file.mode
+        files = () if self.file.disabled else self.catalog.files
+        return [other for other in files if not other.disabled and (other.mode == mode or None in (other.mode, mode))]
+
+    def _literal(self, text: str) -> Token | None:
+        """Return the first string literal of this text in the file."""
+        strings = (token for s in self.file.statements for token in s.code if token.kind == "string")
+        return next((token for token in strings if unquoted(token).replace("%%", "%") == text), None)
 
 
-def _column_end(words: tuple[str, ...], start: int) -> int:
-    """Return the index of the last part of a dotted name that starts at `start`."""
-    while words[start + 1 : start + 2] == (".",):
-        start += 2
-    return start
+def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
+    """Yield index in the code and message for what the list of allowed statements does not hold."""
+    words, verb = statement.words, statement.verb
+    if statement.tokens[0].text.startswith(("/*!", "/*M!")):
+        yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
+    for i, token in enumerate(statement.code):
+        name = token.name
+        if token.text == "\\" and words[i + 1] != "N":
+            yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
+        elif name in ("get_lock", "release_lock", "release_all_locks"):
+            yield i, f"{words[i]}: the run relies on a lock of its own; remove it"
+        elif name == METRICS_TABLE and verb in ("UPDATE", "DELETE", "REPLACE"):
+            read = "copy what you read from it into a temporary table"
+            yield i, f"{verb} with bi_metrics; write its row by INSERT ... ON DUPLICATE KEY UPDATE, and {read}"
+    if verb not in _ALLOWED and not " ".join(words[:6]).startswith(_TEMPORARY):
+        default = "write what it does as plain statements that read and write rows"
+        instead = next((text for verbs, text in _INSTEAD.items() if verb in verbs.split()), default)
+        yield statement.verb_at, f"{_cut(verb)} is refused: {instead}"
+    if verb == "USE" and [unquoted(token) for token in statement.code[1:]] != [database]:
+        yield 0, "USE would hold for every later file; write schema.table"
+    for i in (0, *(i for i in outermost(words) if words[i] == ",")) if verb == "SET" else ():
+        if not re.match("@[^@]", words[i + 1]):
+            yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
+    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_runs"):
+        yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
+    for phrase in _PHRASES:
+        if (at := _phrase(words, phrase)) is not None:
+            why = "a file cannot be rolled back" if "INTO" in phrase else "the application would wait for the date"
+            yield at, f"{phrase} is refused: {why}; a plain SELECT is enough"
 
 
-def _phrase(words: tuple[str, ...], *phrase: str) -> bool:
-    """True where the words of a phrase follow each other outside parentheses, or anywhere for a shorter one."""
-    starts = (i for i, word in enumerate(words) if word == phrase[0])
-    return any(words[i : i + len(phrase)] == phrase for i in starts)
+def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
+    """Tell whether this is one of several items of a SELECT or of VALUES, a row's own time, or no clock at all."""
+    before, end = words[i - 1], i + 1
+    if before in (".", "DEFAULT", "UPDATE") or (words[i] in _CALLED_CLOCKS and words[end] != "("):
+        return True  # a column: its name, or the value it has by itself
+    if words[i] == "UNIX_TIMESTAMP" and words[i + 2] != ")":
+        return True  # it converts its argument
+    if words[end] == "(" and ")" in words[i : i + 4]:
+        end = words.index(")", i) + 1
+    if before == "=" and words[i - 2].strip("`").lower() in ("created_at", "updated_at"):
+        at = i - 3 - 2 * (words[i - 3] == ".")
+        return words[at] in ("SET", "UPDATE", ",") and words[end] in ("", ",", "WHERE")
+    end += words[end] == "AS"
+    end += words[end] not in _ITEM_ENDS  # an alias
+    # A clock that is all that is selected goes on elsewhere, as in SET @d = (SELECT CURDATE()).
+    several = before in (",", "(") or (before in ("SELECT", "DISTINCT") and words[end] == ",")
+    return in_list and several and words[end] in _ITEM_ENDS
 
 
-def _cut(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
+@lru_cache(maxsize=1000)
+def _nearest(name: str, known: frozenset[str]) -> str:
+    """Return the known name that is meant by this one, itself where it is known; empty where none is near."""
+    return name if name in known else (get_close_matches(name.lower(), sorted(known), 1, 0.65) or [""])[0]
 
 
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+def _row_maker(file: MetricFile) -> Token:
+    """Return the first token of the statement that makes the metric's row."""
+    return next((s for s in file.statements if s.writes_metrics), file.statements[-1]).code[0]
+
+
+def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
+    """Return the index of the first of some words that follow each other."""
+    parts = tuple(phrase.split())
+    found = (i for i, word in enumerate(words) if word == parts[0] and words[i : i + len(parts)] == parts)
+    return next(found, None)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=int)  # which refuses NaN
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+_WARNINGS = {"reads-the-clock", "unread-rows", "header"}
+RULES: dict[str, tuple[Severity, str]] = {  # each with its severity and why it is there
+    name.replace("_", "-"): ("warning" if name.replace("_", "-") in _WARNINGS else "error", rule.__doc__ or "")
+    for name, rule in vars(_Rules).items()
+    if callable(rule) and not name.startswith("_")
+}
+_FOR_FILES = tuple(RULES)
+_FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
+               "unset-variable", "reads-the-clock")  # fmt: skip
+RULES |= {  # judged in src.server_checks and in placement_problems()
+    "explain": ("error", "The server refuses the statement: its EXPLAIN fails."),
+    "cannot-roll-back": ("error", "Rows in a table without transactions stay when the date is rolled back."),
+    "full-scan": ("warning", "Reading a large table whole for every date makes nights slow, and slower every day."),
+    "misplaced": ("warning", "A file in the wrong folder does not run in one of the modes, or in any."),
+}

@@ -1,113 +1,253 @@
-"""Discovers the metric files below sql/ and puts them in run order."""
+"""Discovers the metric files, puts them in run order, selects them, and knows which metric reads which."""
 
 from __future__ import annotations
 
-import gc
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
-from src.errors import MetricFileError
-from src.sql_text import Header, Script, Statement, parse
+from src.errors import MetricFileError, UsageError
+from src.sql_text import METRICS_TABLE, Script, Statement, parse, unquoted
 
-SCHEMA_FILE = "schema.sql"
-# Folder below sql/ -> the mode of its files. A file straight in sql/ serves both modes.
-FOLDERS = {"": "both", "initial": "initial", "incremental": "incremental"}
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
 
 
+class Mode(Enum):
+    """What a run fills: single dates, each building on the one before, or the history. The value is the folder."""
+
+    DATES = "incremental"
+    INITIAL = "initial"
+
+
+class Kind(Enum):
+    """What a file does: INSERT into bi_metrics, be a SELECT whose rows are stored, or fill other tables."""
+
+    INSERT = "insert"
+    SELECT = "select"
+    HELPER = "helper"
+
+
 @dataclass(frozen=True)
-class Metric:
-    """A metric file. `path` is relative to the project root, with slashes: the way every message names it."""
+class MetricFile:
+    """A file below the folder of metric files. `path` starts with that folder's name: the way messages name it."""
 
     name: str
-    mode: str  # "initial", "incremental" or "both"
     path: str
+    mode: Mode | None  # None: straight in the folder, for both modes
     prefix: int | None
     disabled: bool
     script: Script
-
-    @property
-    def header(self) -> Header:
-        return self.script.header
+    fingerprint: str = ""  # of the SQL and of the settings' parameters it uses
 
     @property
     def statements(self) -> tuple[Statement, ...]:
         return self.script.statements
 
-    @property
-    def is_helper(self) -> bool:
-        """True for a file that fills other tables and not bi_metrics."""
-        return not any(statement.writes_metrics for statement in self.statements)
+    @cached_property
+    def kind(self) -> Kind:
+        if any(statement.writes_metrics for statement in self.statements):
+            return Kind.INSERT
+        is_select = bool(self.statements) and self.statements[-1].is_query and not any(self.lasting_writes())
+        return Kind.SELECT if is_select else Kind.HELPER
 
     @property
-    def order(self) -> tuple[bool, int, str, str]:
-        """Prefixed files first, by number; then the others; by name within."""
-        return (self.prefix is None, self.prefix or 0, self.name, self.path)
+    def is_helper(self) -> bool:
+        return self.kind is Kind.HELPER
+
+    @cached_property
+    def is_set_based(self) -> bool:
+        """Whether the file computes all dates of a transaction in one execution."""
+        tokens = (token for statement in self.statements for token in statement.tokens)
+        return any(token.text in ("%(start_date)s", "%(dates)s") for token in tokens)
+
+    @property
+    def description(self) -> str:
+        return self.script.header_value("description")
+
+    @property
+    def data_type(self) -> str:
+        """The header's data type in lower case; `card` for a SELECT without one, else empty."""
+        return self.script.header_value("data type").lower() or ("card" if self.kind is Kind.SELECT else "")
+
+    @property
+    def empty_value(self) -> str | None:
+        """The JSON text that a date without a row gets, from `-- Empty:`; None where there is no such line."""
+        value = self.script.header_value("empty")
+        return "null" if value.lower() == "ok" else value or None
+
+    @cached_property
+    def temporary_tables(self) -> frozenset[str]:
+        """Names of the temporary tables that the file creates, in lower case."""
+        return frozenset(s.temporary_table.lower() for s in self.statements if s.temporary_table)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The @variables that the file names, as written."""
+        return frozenset(token.text for s in self.statements for token in s.code if token.kind == "variable")
+
+    def lasting_writes(self) -> Iterator[Statement]:
+        """Yield the statements that write a table which the file has not created itself as a temporary one."""
+        for statement in self.statements:
+            if statement.target and statement.target[1].lower() not in self.temporary_tables:
+                yield statement
+
+    @cached_property
+    def selects_metrics(self) -> bool:
+        """Whether the SQL names bi_metrics other than as the table it writes or as in bi_metrics.column."""
+        for statement in self.statements:
+            words, target = statement.words, statement.target
+            found = [i for i, token in enumerate(statement.code) if token.name == METRICS_TABLE and words[i + 1] != "."]
+            if len(found) > (target is not None and target[1].lower() == METRICS_TABLE):
+                return True
+        return False
+
+    @cached_property
+    def compares_with(self) -> frozenset[str]:
+        """The string literals that stand beside = or within IN (...) in a file that selects from bi_metrics."""
+        if not self.selects_metrics:
+            return frozenset()
+        return frozenset(text for statement in self.statements for text in _compared_literals(statement))
 
 
 @dataclass(frozen=True)
 class Catalog:
     """Every metric file there is, disabled ones included, in run order."""
 
-    files: tuple[Metric, ...]
+    files: tuple[MetricFile, ...]
+    without_file: frozenset[str] = frozenset()  # metrics that have rows and no file: they may have read anything
 
-    def in_mode(self, mode: str) -> tuple[Metric, ...]:
+    def in_mode(self, mode: Mode) -> tuple[MetricFile, ...]:
         """Return the files that a run of this mode executes, in run order."""
-        return tuple(m for m in self.files if not m.disabled and m.mode in ("both", mode))
+        return tuple(file for file in self.files if not file.disabled and file.mode in (None, mode))
 
-    def initial_twins(self) -> dict[str, Metric]:
-        """Return the initial file of each metric that has both an initial and an incremental file, by name."""
-        both = {m.name for m in self.in_mode("incremental")} & {m.name for m in self.in_mode("initial")}
-        return {m.name: m for m in self.files if m.name in both and m.mode == "initial" and not m.disabled}
+    @cached_property
+    def initial_files(self) -> dict[str, MetricFile]:
+        """The initial file of each metric that also has an incremental one, by name; helpers are left out."""
+        nightly = {f.name for f in self.in_mode(Mode.DATES) if f.mode is Mode.DATES and not f.is_helper}
+        initial = (f for f in self.in_mode(Mode.INITIAL) if f.mode is Mode.INITIAL and not f.is_helper)
+        return {f.name: f for f in initial if f.name in nightly}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The metrics that some file writes."""
+        return frozenset(file.name for file in self.files if not file.disabled and not file.is_helper)
+
+    @cached_property
+    def reads(self) -> dict[str, frozenset[str]]:
+        """What each metric reads, by name, itself included where it does: the union over its files."""
+        found = dict.fromkeys(self.without_file, self.names | self.without_file)
+        for file in self.files:
+            if file.name in self.names and not file.disabled:
+                found[file.name] = found.get(file.name, frozenset()) | self.reads_of(file)
+        return found
+
+    def fingerprints(self, name: str) -> frozenset[str]:
+        """Return the fingerprints of a metric's files."""
+        return frozenset(f.fingerprint for f in self.files if f.name == name and not f.disabled)
+
+    def reads_of(self, file: MetricFile) -> frozenset[str]:
+        """Return the metrics that a file reads: those it compares with, and those of its `-- Reads:` line.
+
+        SQL that selects from bi_metrics and compares with no known name, or with a pattern, reads every metric.
+        """
+        known = self.without_file.union(file.name for file in self.files)
+        declared, compared = file.script.header_list("reads") & known, file.compares_with & known
+        if file.selects_metrics and (not compared or any(map(_matches_a_pattern, file.statements))):
+            return self.names | self.without_file
+        return declared | compared
+
+    def readers_of(self, name: str) -> frozenset[str]:
+        """Return the other metrics that read a metric, directly or through others."""
+        found: set[str] = set()
+        new = {name}
+        while new:
+            found |= new
+            new = {reader for reader, read in self.reads.items() if not read.isdisjoint(new)} - found
+        return frozenset(found - {name})
 
 
-def load_catalog(sql_dir: Path) -> Catalog:
-    """Read every metric file below `sql_dir`.
+def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> Catalog:
+    """Read every metric file straight in `folder`, in its initial/ and its incremental/.
 
-    A file that is broken is in the catalog all the same; src.sql_checks tells what is wrong with it. Raises
-    MetricFileError for one that cannot be read at all.
+    `parameters` are values that fingerprints cover. A file that is broken is in the catalog all the same;
+    src.sql_checks tells what is wrong with it. Raises MetricFileError for one that cannot be read at all.
     """
-    gc.disable()  # a third of the time would go into walking tokens that all stay
-    try:
-        files = [_read(path, mode) for folder, mode in FOLDERS.items() for path in _sql_files(sql_dir / folder)]
-    finally:
-        gc.freeze()
-        gc.enable()
-    return Catalog(tuple(sorted(files, key=lambda metric: metric.order)))
+    files = []
+    for below, mode in ((folder, None), *((folder / mode.value, mode) for mode in Mode)):
+        for path in below.glob("*.[sS][qQ][lL]"):
+            # A FIFO, a dangling link or an editor's lock file must not stop a night.
+            if path.name != "schema.sql" and path.is_file():
+                files.append(_read(path, f"{folder.name}/{path.relative_to(folder)}", mode, parameters or {}))
+    # Prefixed files first, by number; then the others; by name within.
+    files.sort(key=lambda file: (file.prefix is None, file.prefix or 0, file.name, file.path))
+    return Catalog(tuple(files))
+
+
+def misplaced_files(folder: Path) -> list[str]:
+    """Return the .sql files in folders where none is looked for, named as messages name them."""
+    known = {folder, *(folder / mode.value for mode in Mode)}
+    found = (path for path in folder.rglob("*.[sS][qQ][lL]") if path.parent not in known)
+    return sorted(f"{folder.name}/{path.relative_to(folder)}" for path in found)
+
+
+def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[MetricFile, ...]:
+    """Return the files of a mode whose metric matches one of the shell patterns, in run order; without patterns, all.
+
+    Raises UsageError where a pattern matches nothing, or there is nothing at all.
+    """
+    files = catalog.in_mode(mode)
+    if not files:
+        raise UsageError(f"there are no metric files: put one into sql/ or sql/{mode.value}/ (see docs/metrics.md)")
+    for pattern in patterns:
+        if not any(fnmatchcase(file.name, pattern) for file in files):
+            near = get_close_matches(pattern, [file.name for file in files], n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
+            raise UsageError(f"no metric {where} matches {pattern!r}{hint} (list_metrics.py shows all)")
+    return tuple(file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns or ["*"]))
 
 
 def split_name(file_name: str) -> tuple[int | None, str]:
-    """Split a file name into prefix and metric name: '03_users.sql' -> (3, 'users').
-
-    >>> split_name("64_0.2_AI_matches_daily.sql")
-    (64, '0.2_AI_matches_daily')
-    >>> split_name("7d_active.sql")
-    (None, '7d_active')
-    """
+    """Split a file name: 03_users.sql is prefix 3 and metric "users", 7d_active.sql has no prefix."""
     stem = file_name[: -len(".sql")]
     match = _PREFIX.match(stem)
     return (int(match[1]), stem[match.end() :]) if match else (None, stem)
 
 
-def _sql_files(folder: Path) -> Iterable[Path]:
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(".sql") and entry.name != SCHEMA_FILE and not entry.is_dir():
-                yield folder / entry.name
-
-
-def _read(path: Path, mode: str) -> Metric:
+def _read(path: Path, shown: str, mode: Mode | None, parameters: Mapping[str, str]) -> MetricFile:
     disabled = path.name.startswith(("_", "."))
     prefix, name = split_name(path.name.lstrip("_.") if disabled else path.name)
-    folder = "sql" if mode == "both" else f"sql/{mode}"
     # Bytes that are not UTF-8 become lone surrogates, which no valid file holds: the rule not-utf8 finds them there.
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise MetricFileError([f"{folder}/{path.name}: cannot read it: {error.strerror}"]) from None
-    return Metric(name, mode, f"{folder}/{path.name}", prefix, disabled, parse(text))
+        raise MetricFileError([f"{shown}: cannot read it: {error.strerror}"]) from None
+    script = parse(text)
+    return MetricFile(name, shown, mode, prefix, disabled, script, script.fingerprint(parameters))
+
+
+def _compared_literals(statement: Statement) -> Iterator[str]:
+    words, inside_in = statement.words, 0
+    for i, token in enumerate(statement.code):
+        if words[i] == "(" and (inside_in or (words[i - 1] == "IN" and words[i - 2] != "NOT")):
+            inside_in += 1
+        elif words[i] == ")" and inside_in:
+            inside_in -= 1
+        elif token.kind == "string" and (inside_in or not {"=", "<=>"}.isdisjoint((words[i - 1], words[i + 1]))):
+            yield unquoted(token)
+
+
+def _matches_a_pattern(statement: Statement) -> bool:
+    """Tell whether the column metrics is compared with a pattern, or with what it is not."""
+    after = (statement.words[i + 1] for i, token in enumerate(statement.code) if token.name == "metrics")
+    return not {"LIKE", "REGEXP", "RLIKE", "NOT", "<>", "!="}.isdisjoint(after)
+
+
+def spelled(names: Iterable[str]) -> str:
+    """Return names sorted and joined by commas."""
+    return ", ".join(sorted(names))

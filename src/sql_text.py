@@ -1,62 +1,60 @@
-"""Reads MySQL text: tokens, statements, parameters, the header. Judges by tokens and leaves SQL to the server."""
+"""Reads MySQL text: tokens, statements, the header, parameters. What the SQL means is for the server to say."""
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
+from hashlib import sha256
 from typing import NamedTuple
 
 from src.errors import MetricsError
 
 METRICS_TABLE = "bi_metrics"
+WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 
-# A letter is anything but the ASCII that is none: a class of what lies beyond ASCII would take 10 ms to compile.
-_NO_LETTER = r"\x00-#%-/:-@\[-^`{-\x7f"
-_KINDS = {
-    "blank": r"[ \t\r\n\f\v]+",
-    "word": rf"[^{_NO_LETTER}]+",
-    # Two dashes are a comment only before a blank, a control character or the end of the text.
-    "comment": r"--(?=[\x00-\x20\x7f]|\Z)[^\n]*|\#[^\n]*|/\*(?!M?!|\+).*?\*/",
-    "open": r"/\*(?:M?!(?:[0-9]{5,6})?|\+)",
-    "string": r"""'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'(?!')|"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"(?!")""",
-    "name": r"`[^`]*(?:``[^`]*)*`(?!`)",
-    "unterminated": r"(?:['\"`]|/\*).*",
-    "variable": rf"@@?(?:[^{_NO_LETTER}]|\.)*",
-    "parameter": r"%\([0-9A-Za-z_]+\)s",
-    "percent": r"%%",
-    "end": r";",
-    "close": r"\*/",
-    "operator": r"<=>|->>|[<>!:]=|<>|<<|>>|->|&&|\|\||.",
-}
-
-
-def _pattern(kinds: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?P<{kind}>{_KINDS[kind]})" for kind in kinds), re.DOTALL)
-
-
-# Only after /*! or /*+ does */ close something; elsewhere it is a star and a slash, as in SELECT */*all*/.
-_INSIDE = _pattern(_KINDS)
-_OUTSIDE = _pattern(kind for kind in _KINDS if kind != "close")
+_TOKEN = re.compile(
+    r"""
+    (?P<blank>      [ \t\r\n\f\v]+ )
+  | (?P<word>       [0-9A-Za-z_$\u0080-\U0010ffff]+ )
+  | (?P<comment>    --(?=[\x00-\x20\x7f]|\Z)[^\n]* | \#[^\n]* | /\*(?!M?!|\+).*?\*/ )  # two dashes need a blank behind
+  | (?P<open>       /\*(?:M?!(?:[0-9]{5,6})?|\+) )  # the server executes what is inside; a hint is /*+
+  | (?P<close>      \*/ )
+  | (?P<string>     '[^'\\]*(?:(?:\\.|'')[^'\\]*)*'(?!') | "[^"\\]*(?:(?:\\.|"")[^"\\]*)*"(?!") )
+  | (?P<name>       `[^`]*(?:``[^`]*)*`(?!`) )
+  | (?P<unterminated> (?:['"`]|/\*).* )
+  | (?P<variable>   @(?:`[^`]*`|'[^'\\]*'|"[^"\\]*"|[0-9A-Za-z_$.\u0080-\U0010ffff]+) )
+  | (?P<setting>    @@[0-9A-Za-z_$.\u0080-\U0010ffff]* )
+  | (?P<parameter>  %\([0-9A-Za-z_]+\)s )
+  | (?P<percent>    %% )
+  | (?P<end>        ; )
+  | (?P<operator>   <=>|->>|[<>!:]=|<>|<<|>>|->|&&|\|\||. )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 _SPACE = frozenset({"blank", "comment"})
-_MARKS = frozenset({"open", "close"})
 _DOUBLED = frozenset({"percent", "string", "name"})  # where %% stands for %
-
-_HEADER_LINE = re.compile(r"--[ \t]+(Metric|Description|Data Type|Empty|Check|Allow)[ \t]*:", re.IGNORECASE)
-_WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
-_MODIFIERS = frozenset({"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE"})
+_HEADER_LINE = re.compile(r"(?i)--[ \t]+(Metric|Description|Data Type|Empty|Check|Reads|Allow)[ \t]*:[ \t\r]*")
+_BEFORE_TABLE = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "IF", "NOT", "EXISTS"}
 _ESCAPES = str.maketrans({"\0": r"\0", "\n": r"\n", "\r": r"\r", "\x1a": r"\Z", "\\": r"\\", "'": r"\'", '"': r"\""})
 _UNESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": r"\%", "_": r"\_"}
 
 
 class Token(NamedTuple):
-    """A piece of the text. `offset` counts characters from 0. Kinds: the keys of _KINDS."""
+    """A piece of the text. `kind` is a group of _TOKEN; `offset` counts characters from 0."""
 
     kind: str
     text: str
     offset: int
+
+    @property
+    def name(self) -> str:
+        """The name, in lower case, that a word or a quoted name stands for; empty for any other token."""
+        if self.kind == "word":
+            return self.text.lower()
+        return unquoted(self).lower() if self.kind == "name" else ""
 
 
 @dataclass(frozen=True)
@@ -68,108 +66,94 @@ class Statement:
     line: int  # of the first token, from 1
     column: int
 
-    @property
-    def text(self) -> str:
-        return _join(self.tokens)
-
     @cached_property
     def code(self) -> tuple[Token, ...]:
-        """What the server acts on: no blanks, comments or optimizer hints, and what is in /*! */ without its marks."""
-        return tuple(_code(self.tokens))
+        """What the server acts on: no blanks, comments or hints, and what is in /*! */ without its marks."""
+        code, in_hint = [], False
+        for token in self.tokens:
+            if token.kind in ("open", "close"):
+                in_hint = token.text == "/*+"
+            elif not in_hint and token.kind not in _SPACE:
+                code.append(token)
+        return tuple(code)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The texts of `code`, with the words, and nothing else, in upper case."""
-        return tuple(token.text.upper() if token.kind == "word" else token.text for token in self.code)
+        """The texts of `code`, words in upper case, and an empty one at the end: words[i + 1] is always there."""
+        return (*(token.text.upper() if token.kind == "word" else token.text for token in self.code), "")
 
     @cached_property
+    def verb_at(self) -> int:
+        """The index in `code` of the main verb: `WITH q AS (...) DELETE` is a DELETE, `(SELECT 1)` a SELECT."""
+        first = next((i for i, word in enumerate(self.words) if word not in ("(", "")), 0)
+        if self.words[first] != "WITH":
+            return first
+        verbs = (i for i in outermost(self.words) if self.words[i] in WRITERS or self.words[i] == "SELECT")
+        return next(verbs, first)
+
+    @property
     def verb(self) -> str:
-        """The first word, such as INSERT or SET; empty where the statement starts with something else."""
-        first = next((token for token in self.code if token.text != "("), None)
-        return first.text.upper() if first and first.kind == "word" else ""
+        """The main verb in upper case, such as INSERT; another token where the statement starts with no word."""
+        return self.words[self.verb_at]
+
+    @property
+    def is_query(self) -> bool:
+        """Whether this is a SELECT that returns rows."""
+        return self.verb == "SELECT" and "INTO" not in self.words
 
     @cached_property
-    def pieces(self) -> tuple[tuple[str, str], ...]:
-        """The text cut at its parameters, for bind()."""
-        return _cut_at_parameters(self.tokens)
-
-    @property
-    def schema(self) -> str | None:
-        return self._target[0]
-
-    @property
-    def table(self) -> str | None:
-        """The table that an INSERT, REPLACE, UPDATE or DELETE writes, unquoted; None for other statements."""
-        return self._target[1]
+    def target(self) -> tuple[str, str] | None:
+        """Schema ("" where none is named) and table that are written, or created as a temporary table, unquoted."""
+        words, at = self.words, self.verb_at
+        if self.verb == "CREATE" and "TEMPORARY" in words[1:4] and "TABLE" in words[1:5]:
+            at = words.index("TABLE")
+        elif self.verb == "DELETE" and "FROM" in words[at:]:
+            at = words.index("FROM", at)
+        elif self.verb not in WRITERS:
+            return None
+        at += 1
+        while words[at] in _BEFORE_TABLE:
+            at += 1
+        names = self.code[at : at + 3 : 2]
+        if not names or not names[0].name:
+            return None
+        if words[at + 1] == "." and len(names) == 2:
+            return unquoted(names[0]), unquoted(names[1])
+        return "", unquoted(names[0])
 
     @property
     def writes_metrics(self) -> bool:
-        return (self.table or "").lower() == METRICS_TABLE and self.words[self.writer] != "DELETE"
+        """Whether this is an INSERT into bi_metrics."""
+        return self.verb == "INSERT" and self.target is not None and self.target[1].lower() == METRICS_TABLE
+
+    @property
+    def temporary_table(self) -> str | None:
+        """The name in CREATE TEMPORARY TABLE, unquoted."""
+        return self.target[1] if self.verb == "CREATE" and self.target else None
 
     @cached_property
-    def writer(self) -> int:
-        """The index in `code` of the INSERT, REPLACE, UPDATE or DELETE that this statement is; -1 for others."""
-        if self.verb in _WRITERS:
-            return self.words.index(self.verb)
-        if self.verb == "WITH" or self.words[:2] == ("SET", "STATEMENT"):
-            verbs = (i for i in outermost(self.words) if self.words[i] in _WRITERS or self.words[i] == "SELECT")
-            first = next(verbs, -1)
-            return first if self.words[first] in _WRITERS else -1
-        return -1
-
-    @cached_property
-    def _target(self) -> tuple[str | None, str | None]:
-        if self.writer < 0:
-            return None, None
-        at = self.writer + 1
-        while self.words[at : at + 1] and self.words[at] in _MODIFIERS:
-            at += 1
-        if self.words[at : at + 1] in (("INTO",), ("FROM",)):
-            return self._table_at(at + 1)
-        schema, table = self._table_at(at)
-        return self._behind_alias(table) if self.words[self.writer] == "DELETE" and table else (schema, table)
-
-    def _table_at(self, at: int) -> tuple[str | None, str | None]:
-        parts = [unquoted(token) for token in self.code[at : at + 3 : 2] if token.kind in ("word", "name")]
-        if self.words[at + 1 : at + 2] == (".",) and len(parts) == 2:
-            return parts[0], parts[1]
-        return None, parts[0] if parts and self.code[at].kind in ("word", "name") else None
-
-    def _behind_alias(self, alias: str) -> tuple[str | None, str | None]:
-        """Return the table of `DELETE alias FROM table AS alias`."""
-        start = self.words.index("FROM") + 1 if "FROM" in self.words else len(self.code)
-        for at in range(start + 1, len(self.code)):
-            if self.code[at].kind in ("word", "name") and unquoted(self.code[at]) == alias:
-                name = at - 2 if self.words[at - 1] == "AS" else at - 1
-                if self.code[name].kind in ("word", "name"):
-                    return self._table_at(name - 2 if self.words[name - 1] == "." else name)
-        return None, alias
+    def template(self) -> str:
+        """The text for Python's % operator, all but its parameters escaped."""
+        parts = []
+        for token in self.tokens:
+            text = token.text.replace("%%", "%") if token.kind in _DOUBLED else token.text
+            parts.append(text if token.kind == "parameter" else text.replace("%", "%%"))
+        return "".join(parts)
 
 
 @dataclass(frozen=True)
-class Check:
-    """A `-- Check: SELECT ...` line of a header; line and column are where its SQL starts."""
+class HeaderLine:
+    """A line such as `-- Check: SELECT ...` at the top of a file; `key` is lower case, the place is the value's."""
 
-    sql: str
+    key: str
+    value: str
     line: int
     column: int
 
     @cached_property
-    def pieces(self) -> tuple[tuple[str, str], ...]:
-        """The SQL cut at its parameters, for bind()."""
-        return _cut_at_parameters(read(self.sql))
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the comment lines at the top of a file say; None where a line is missing."""
-
-    metric: str | None
-    description: str | None
-    data_type: str | None
-    empty_ok: bool
-    checks: tuple[Check, ...]
-    allow: frozenset[str]
+    def statement(self) -> Statement:
+        """The value as a statement, which a check is."""
+        return Statement(tuple(read(self.value.rstrip("; \t"))), 1, self.line, self.column)
 
 
 @dataclass(frozen=True)
@@ -179,22 +163,32 @@ class Script:
     text: str
     tokens: tuple[Token, ...]
     statements: tuple[Statement, ...]
-    header: Header
+    header: tuple[HeaderLine, ...]
+
+    def header_value(self, key: str) -> str:
+        """Return the value of the first header line with this key (lower case); empty where there is none."""
+        return next((line.value for line in self.header if line.key == key), "")
+
+    def header_list(self, key: str) -> frozenset[str]:
+        """Return the comma-separated words of all header lines with this key."""
+        words = (word.strip() for line in self.header if line.key == key for word in line.value.split(","))
+        return frozenset(filter(None, words))
+
+    @property
+    def checks(self) -> tuple[HeaderLine, ...]:
+        return tuple(line for line in self.header if line.key == "check")
 
     @cached_property
     def parameters(self) -> frozenset[str]:
         """The names of all %(name)s in code and in checks, known or not."""
-        in_checks = (token for check in self.header.checks for token in read(check.sql))
-        tokens = (*self.tokens, *in_checks)
-        return frozenset(parameter_name(token) for token in tokens if token.kind == "parameter")
+        statements = (*self.statements, *(check.statement for check in self.checks))
+        return frozenset(token.text[2:-2] for s in statements for token in s.tokens if token.kind == "parameter")
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits that stay the same when only comments, blanks or line ends change."""
-        from hashlib import sha256
-
-        code = ((token.text for token in s.tokens if token.kind not in _SPACE) for s in self.statements)
-        text = "\0;\0".join("\0".join(texts) for texts in code).replace("\r\n", "\n")
+    def fingerprint(self, values: Mapping[str, str]) -> str:
+        """Return 16 hex digits of the code and of those `values` it uses; comments and whitespace do not count."""
+        code = ["\0".join(token.text for token in s.tokens if token.kind not in _SPACE) for s in self.statements]
+        code += [f"{name}={values[name]}" for name in sorted(self.parameters & values.keys())]
+        text = "\0;\0".join(code).replace("\r\n", "\n")
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -202,161 +196,90 @@ def read(text: str) -> list[Token]:
     """Return the tokens of a text. Joined they are the text again, whatever it is; never raises."""
     tokens: list[Token] = []
     offset, inside = 0, False
-    new = tuple.__new__  # Token(...) goes through Python once more: a quarter of all the time here
     while offset < len(text):
-        for match in (_INSIDE if inside else _OUTSIDE).finditer(text, offset):
-            kind = match.lastgroup or ""
-            tokens.append(new(Token, (kind, match.group(), match.start())))
-            # A statement end also ends the inside: the server starts each statement afresh.
-            if kind == "open" or (inside and kind in ("close", "end")):
-                break
-        offset = match.end()
-        inside = kind == "open"
+        match = _TOKEN.match(text, offset)
+        assert match is not None  # the last kind takes any character
+        kind, piece = match.lastgroup or "", match.group()
+        if kind == "close" and not inside:  # a star and a slash, as in SELECT */*all*/
+            kind, piece = "operator", "*"
+        if kind in ("open", "close", "end"):  # the server starts each statement afresh
+            inside = kind == "open"
+        tokens.append(Token(kind, piece, offset))
+        offset += len(piece)
     return tokens
 
 
 def parse(text: str) -> Script:
     """Read a whole file. Never raises: what is wrong with it is for src.sql_checks to say."""
     tokens = read(text)
-    return Script(text, tuple(tokens), tuple(_statements(text, tokens)), _header(text, tokens))
+    statements: list[Statement] = []
+    start = 0
+    for stop in [i for i, token in enumerate(tokens) if token.kind == "end"] + [len(tokens)]:
+        end = stop
+        while start < end and tokens[start].kind in _SPACE:
+            start += 1
+        while start < end and tokens[end - 1].kind in _SPACE:
+            end -= 1
+        if start < end:
+            at = place(text, tokens[start].offset)
+            statement = Statement(tuple(tokens[start:end]), len(statements) + 1, *at)
+            if statement.code:
+                statements.append(statement)
+        start = stop + 1
+    return Script(text, tuple(tokens), tuple(statements), tuple(_header(text, tokens)))
 
 
 def place(text: str, offset: int) -> tuple[int, int]:
     """Return line and column of an offset, both from 1, in characters."""
-    return next(places(text, [offset]))
-
-
-def places(text: str, offsets: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield line and column for each of some ascending offsets, in one pass over the text."""
-    line, line_start, seen = 1, 0, 0
-    for offset in offsets:
-        newlines = text.count("\n", seen, offset)
-        if newlines:
-            line += newlines
-            line_start = text.rindex("\n", seen, offset) + 1
-        seen = offset
-        yield line, offset - line_start + 1
-
-
-def header_lines(tokens: Iterable[Token]) -> Iterator[tuple[str, str, int]]:
-    """Yield (key in lower case, value, offset of the value) of the header lines above the first code token."""
-    for token in tokens:
-        if token.kind not in _SPACE:
-            return
-        match = _HEADER_LINE.match(token.text)
-        if match:
-            value = token.text[match.end() :]
-            indent = len(value) - len(value.lstrip(" \t\r"))
-            yield match[1].lower(), value.strip(" \t\r"), token.offset + match.end() + indent
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
 def outermost(words: Iterable[str]) -> Iterator[int]:
     """Yield the indexes of the words that stand in no parentheses."""
     depth = 0
     for i, word in enumerate(words):
-        if word == "(":
-            depth += 1
-        elif word == ")":
-            depth -= 1
-        elif depth <= 0:
+        depth += (word == "(") - (word == ")")
+        if depth <= 0 and word != ")":
             yield i
-
-
-def parameter_name(token: Token) -> str:
-    return token.text[2:-2]
 
 
 def unquoted(token: Token) -> str:
     """Return what a word, a quoted name or a string literal stands for."""
+    if token.kind not in ("name", "string"):
+        return token.text
+    quote, inner = token.text[0], token.text[1:-1]
     if token.kind == "name":
-        return token.text[1:-1].replace("``", "`")
-    if token.kind == "string":
-        quote = token.text[0]
-        return re.sub(rf"\\(.)|{quote}{quote}", lambda m: _unescaped(m[1], quote), token.text[1:-1], flags=re.DOTALL)
-    return token.text
+        return inner.replace("``", "`")
+
+    def meaning(escape: re.Match[str]) -> str:
+        return _UNESCAPES.get(escape[1], escape[1]) if escape[1] else quote
+
+    return re.sub(rf"\\(.)|{quote}{quote}", meaning, inner, flags=re.DOTALL)
 
 
-def literal(value: str | datetime.date) -> str:
+def literal(value: str | date) -> str:
     """Return a value as a MySQL string literal, for a session without NO_BACKSLASH_ESCAPES."""
-    text = value if isinstance(value, str) else value.isoformat()
-    return f"'{text.translate(_ESCAPES)}'"
+    return f"'{str(value).translate(_ESCAPES)}'"
 
 
-def literals(values: Mapping[str, str]) -> dict[str, str]:
-    """Return values by name, such as the parameters of the settings, as bind() wants them."""
-    return {name: literal(value) for name, value in values.items()}
-
-
-def bind(sql: Statement | Check, values: Mapping[str, str]) -> str:
+def bind(sql: Statement | HeaderLine, values: Mapping[str, str]) -> str:
     """Return the SQL with each %(name)s replaced by its literal from `values` and %% by %; comments stay.
 
     Raises MetricsError where a name has no value.
     """
+    statement = sql.statement if isinstance(sql, HeaderLine) else sql
     try:
-        return "".join([text + values[name] if name else text for text, name in sql.pieces])
+        return statement.template % values
     except KeyError as missing:
         raise MetricsError(f"no value for %({missing.args[0]})s") from None
 
 
-def _cut_at_parameters(tokens: Iterable[Token]) -> tuple[tuple[str, str], ...]:
-    """Return pairs of a text and the name of the parameter behind it; the last has none."""
-    pieces: list[tuple[str, str]] = []
-    texts: list[str] = []
+def _header(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
+    """Yield the header lines: the comments above the first code token that start with a known key."""
     for token in tokens:
-        if token.kind == "parameter":
-            pieces.append(("".join(texts), parameter_name(token)))
-            texts = []
-        else:
-            texts.append(token.text.replace("%%", "%") if token.kind in _DOUBLED else token.text)
-    return (*pieces, ("".join(texts), ""))
-
-
-def _join(tokens: Iterable[Token]) -> str:
-    return "".join(token.text for token in tokens)
-
-
-def _unescaped(escaped: str | None, quote: str) -> str:
-    return quote if escaped is None else _UNESCAPES.get(escaped, escaped)
-
-
-def _statements(text: str, tokens: list[Token]) -> Iterator[Statement]:
-    bodies = list(_bodies(tokens))
-    starts = places(text, (body[0].offset for body in bodies))
-    for number, (body, (line, column)) in enumerate(zip(bodies, starts, strict=True), start=1):
-        yield Statement(body, number, line, column)
-
-
-def _bodies(tokens: list[Token]) -> Iterator[tuple[Token, ...]]:
-    ends = [i for i, token in enumerate(tokens) if token.kind == "end"]
-    for start, end in zip([0, *(i + 1 for i in ends)], [*ends, len(tokens)], strict=True):
-        while start < end and tokens[start].kind in _SPACE:
-            start += 1
-        while start < end and tokens[end - 1].kind in _SPACE:
-            end -= 1
-        body = tuple(tokens[start:end])
-        if any(True for _ in _code(body)):
-            yield body
-
-
-def _code(tokens: Iterable[Token]) -> Iterator[Token]:
-    hint = False
-    for token in tokens:
-        if token.kind in _MARKS:
-            hint = token.text == "/*+"
-        elif not hint and token.kind not in _SPACE:
-            yield token
-
-
-def _header(text: str, tokens: list[Token]) -> Header:
-    lines = list(header_lines(tokens))
-    first = {key: value for key, value, _ in reversed(lines)}
-    checks = [(value, offset) for key, value, offset in lines if key == "check"]
-    starts = places(text, (offset for _, offset in checks))
-    return Header(
-        metric=first.get("metric"),
-        description=first.get("description"),
-        data_type=first.get("data type"),
-        empty_ok=first.get("empty", "").lower() == "ok",
-        checks=tuple(Check(sql.rstrip("; \t"), *at) for (sql, _), at in zip(checks, starts, strict=True)),
-        allow=frozenset(name.strip() for key, value, _ in lines if key == "allow" for name in value.split(",")),
-    )
+        if token.kind not in _SPACE:
+            return
+        match = _HEADER_LINE.match(token.text)
+        if match:
+            value = token.text[match.end() :].rstrip(" \t\r")
+            yield HeaderLine(match[1].lower(), value, *place(text, token.offset + match.end()))

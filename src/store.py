@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import date, tzinfo
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, timedelta, tzinfo
+from functools import lru_cache
+from typing import Any
 
 from src.changes import StoredRow
 from src.dates import ONE_DAY, date_range, day_end
 from src.db_manager import DatabaseManager, Row
 from src.errors import SchemaError
-from src.sql_text import literal
 
-HOLE_DAYS = 92  # how far back holes are looked for
+BLANK = "not computed yet"
+NOT_FINAL = 86_400  # updated_at of a row that is not final: 1970-01-02 UTC, before the end of every metric date
+LOOK_BACK_DAYS = 92  # how far back a night looks for missing dates
 REPAIR = "run: ./setup.sh --schema"
-_RECORDS_A_STATEMENT = 1000
-_WIDTHS = {"file": 255, "changes": 60_000, "error": 1000}  # characters of the columns of bi_metric_runs
+_RECORDS_PER_STATEMENT = 1000
+_BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
+_LONGEST_ERROR = 1000  # characters
+_LONGEST_CHANGES = 60_000  # bytes
+_ROW = "metrics, metric_date, data_type, f_list, value_list, UNIX_TIMESTAMP(updated_at)"
+_FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
+
+Place = tuple[str, date]  # a metric and one of its dates
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class State:
     """What was stored when a transaction began, at `moment` (seconds since the epoch, by the server's clock)."""
 
     moment: int
-    rows: dict[tuple[str, date], StoredRow]
-    final_before: frozenset[str]  # metrics with a final row on the day before
+    stamp: int  # what updated_at of the rows written must be: the moment, as far as the session's time zone can say it
+    holds_lock: bool
+    newest: date | None  # the newest metric date in the table
+    rows: dict[Place, StoredRow]
+    final_before: frozenset[str]  # metrics with a final row on the day before the first date
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Record:
     run_id: str
     metric: str
     metric_date: date
-    mode: str  # the mode of the file that ran
+    mode: str  # "initial" or "incremental"
     file: str
     fingerprint: str
     row_count: int
@@ -46,46 +58,52 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Hole:
-    """Dates at which a metric has no row, or one of a part of its day; both ends included."""
-
-    metric: str
-    start: date
-    end: date
-
-
-@dataclass(frozen=True)
 class Status:
     """The rows of a metric and the last time it ran."""
 
     first: date
     newest: date
+    newest_final: date | None  # of the last 92 days
     rows: int
-    newest_is_final: bool
     fingerprint: str | None = None  # of the SQL that last wrote the newest row
     last_run: str | None = None  # by the server's clock
     last_milliseconds: int | None = None
     last_status: str | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A run that changed a row which was final."""
+
+    metric: str
+    metric_date: date
+    detail: str  # old -> new
 
 
 class MetricStore:
-    """Reads and marks rows of the two metric tables. `zone` decides when a date is over."""
+    """Reads and marks rows of the two metric tables. `zone` decides when a date has ended."""
 
     def __init__(self, database: DatabaseManager, zone: tzinfo | None) -> None:
         self._db = database
         self._zone = zone
+        self._day_end = lru_cache(4096)(lambda day: day_end(day, zone))
+
+    def is_final(self, day: date, updated: int) -> bool:
+        """Tell whether a row of `day` whose updated_at is `updated` was computed after the date had ended."""
+        return updated >= self._day_end(day)
 
     # --- before a run -------------------------------------------------------------------------------------------------
 
     def require_schema(self) -> None:
         """Raise SchemaError unless both tables are there and bi_metrics can roll back and upsert."""
-        engines, keys = self._db.run([
-            "SELECT table_name, engine FROM information_schema.tables "
-            "WHERE table_schema = DATABASE() AND table_name IN ('bi_metrics', 'bi_metric_runs')",
-            "SELECT index_name, column_name, sub_part FROM information_schema.statistics "
-            "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' AND non_unique = 0 ORDER BY seq_in_index",
-        ])  # fmt: skip
-        found = {row[0].lower(): row[1] for row in engines.rows}
+        found = {
+            table.lower(): engine
+            for table, engine in self._db.query(
+                "SELECT table_name, engine FROM information_schema.tables "
+                "WHERE table_schema = DATABASE() AND table_name IN ('bi_metrics', 'bi_metric_runs')"
+            )
+        }
         for table in ("bi_metrics", "bi_metric_runs"):
             if table not in found:
                 raise SchemaError(f"database {self._db.name} has no table {table}; {REPAIR}")
@@ -95,7 +113,10 @@ class MetricStore:
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
         unique: dict[str, set[Row]] = {}
-        for index, column, part in keys.rows:
+        for index, column, part in self._db.query(
+            "SELECT index_name, column_name, sub_part FROM information_schema.statistics "
+            "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' AND non_unique = 0 ORDER BY seq_in_index"
+        ):
             unique.setdefault(index, set()).add((column.lower(), part))
         if {("metrics", None), ("metric_date", None)} not in unique.values():
             raise SchemaError(
@@ -103,147 +124,230 @@ class MetricStore:
                 "run: ALTER TABLE bi_metrics ADD UNIQUE KEY uq_metric_date (metrics, metric_date)"
             )
 
+    def moment(self) -> int:
+        """Return the server's time in seconds since the epoch."""
+        return int(self._db.query("SELECT UNIX_TIMESTAMP()")[0][0])
+
+    def names(self) -> frozenset[str]:
+        """Return every metric that has a row."""
+        return frozenset(row[0] for row in self._db.query("SELECT DISTINCT metrics FROM bi_metrics"))
+
     # --- within a transaction -----------------------------------------------------------------------------------------
 
-    def snapshot(self, names: Collection[str], dates: Sequence[date], ask_final: Collection[str]) -> Snapshot:
-        """Ask in one packet for the time, the rows of `names`, and which of `ask_final` are final on the day before."""
-        queries = ["SELECT UNIX_TIMESTAMP()", _rows_of(names, dates)]
-        if ask_final:
-            previous = dates[0] - ONE_DAY
-            queries.append(
-                f"SELECT metrics FROM bi_metrics WHERE metrics IN ({_listed(ask_final)}) "
-                f"AND metric_date = '{previous}' AND UNIX_TIMESTAMP(updated_at) >= {day_end(previous, self._zone)}"
-            )
-        answers = [result.rows for result in self._db.run(queries)]
-        return Snapshot(
-            int(answers[0][0][0]),
-            {(row[0], row[1]): self._stored_row(row) for row in answers[1]},
-            frozenset(row[0] for row in answers[2]) if ask_final else frozenset(),
+    def state(self, names: Collection[str], dates: Sequence[date]) -> State:
+        """Ask in one query for the time, the lock, the rows of `names`, and what is final on the day before."""
+        day_before = dates[0] - ONE_DAY
+        found = self._db.query(
+            f"SELECT UNIX_TIMESTAMP(), UNIX_TIMESTAMP(FROM_UNIXTIME(UNIX_TIMESTAMP())), {self._db.holds_lock}, "
+            "(SELECT MAX(metric_date) FROM bi_metrics), m.metrics, m.metric_date, m.data_type, m.f_list, "
+            "IF(m.metric_date = %s, '', m.value_list), UNIX_TIMESTAMP(m.updated_at) "
+            f"FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON m.{_FOR_DATES}",
+            (day_before, _some(names), day_before, dates[-1]),
+        )
+        moment, back, newest = int(found[0][0]), int(found[0][1]), found[0][3]
+        rows = {(row[4], row[5]): StoredRow(*row[6:]) for row in found if row[4] is not None}
+        return State(
+            moment=moment,
+            # In the repeated hour of autumn a moment may come back as the hour after it: then take the hour before.
+            stamp=back if back <= moment else moment - 3600,
+            holds_lock=bool(found[0][2]),
+            newest=newest,
+            rows={place: row for place, row in rows.items() if place[1] != day_before},
+            final_before=frozenset(
+                name for (name, day), row in rows.items() if day == day_before and self.is_final(day, row.updated)
+            ),
+        )
+
+    def blank(self, names: Collection[str], dates: Sequence[date]) -> None:
+        """Replace the values of the rows by a text that no metric computes, and take the mark of being final."""
+        self._db.execute(
+            f"UPDATE bi_metrics SET value_list = %s, updated_at = FROM_UNIXTIME(%s) WHERE {_FOR_DATES}",
+            (f'"{BLANK}"', NOT_FINAL, _some(names), dates[0], dates[-1]),
         )
 
     def rows(self, names: Collection[str], dates: Sequence[date]) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
-        for row in self._db.stream(_rows_of(names, dates) + " ORDER BY metric_date, metrics"):
-            yield row[0], row[1], self._stored_row(row)
+        query = f"SELECT {_ROW} FROM bi_metrics WHERE {_FOR_DATES} ORDER BY metric_date, metrics"
+        for row in self._db.stream(query, (_some(names), dates[0], dates[-1])):
+            yield row[0], row[1], StoredRow(*row[2:])
 
-    def missing(self, name: str, dates: Sequence[date]) -> list[date]:
-        """Return those of `dates` for which the metric has no row."""
-        query = f"SELECT metric_date FROM bi_metrics WHERE metrics = {literal(name)} AND {between(dates)}"
-        found = self._db.query(query)
-        return sorted(set(dates) - {row[0] for row in found})
+    def uncomputed(self, name: str, dates: Sequence[date]) -> list[date]:
+        """Return those of `dates` on which the metric has no row, or one that is still blank."""
+        query = f"SELECT metric_date FROM bi_metrics WHERE {_FOR_DATES} AND JSON_UNQUOTE(value_list) <> %s"
+        computed = {row[0] for row in self._db.query(query, (_some([name]), dates[0], dates[-1], BLANK))}
+        return [day for day in dates if day not in computed]
 
-    def stamp(self, names: Collection[str], dates: Sequence[date], moment: int, open_from: date | None) -> None:
-        """Make updated_at tell when the numbers were computed: at `moment`, when the transaction began.
+    def write(self, name: str, data_type: str, f_list: str, values: Mapping[date, tuple[str, list[Any]]]) -> None:
+        """Upsert a metric's row for each date; a value is an SQL expression with its arguments."""
+        rows: list[str] = []
+        args: list[Any] = []
+        size = 0
+        for day, (expression, more) in values.items():
+            rows.append(f"(%s, %s, %s, {expression}, %s)")
+            args += [name, data_type, f_list, *more, day]
+            size += len(expression) + sum(len(arg) for arg in more if isinstance(arg, str))
+            if size > _BYTES_PER_STATEMENT:
+                self._upsert(rows, args)
+                rows, args, size = [], [], 0
+        if rows:
+            self._upsert(rows, args)
 
-        The server leaves it alone where an upsert changes nothing; and a statement that starts after midnight would
-        make final what an earlier one read before.
+    def _upsert(self, rows: Sequence[str], args: Sequence[Any]) -> None:
+        self._db.execute(
+            f"INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) VALUES {', '.join(rows)} "
+            "ON DUPLICATE KEY UPDATE data_type = VALUES(data_type), f_list = VALUES(f_list), "
+            "value_list = VALUES(value_list)",
+            args,
+        )
+
+    def set_updated(self, names: Collection[str], dates: Sequence[date], stamp: int) -> None:
+        """Make updated_at tell when the numbers were computed: when the transaction began.
+
+        A statement that starts after midnight would make final what an earlier one read before.
         """
-        at = f"FROM_UNIXTIME({moment})"
-        too_late = f" OR (updated_at > {at} AND metric_date >= '{open_from}')" if open_from else ""
-        self._db.run([
-            f"UPDATE bi_metrics SET updated_at = {at} "
-            f"WHERE metrics IN ({_listed(names)}) AND {between(dates)} AND (updated_at < {at}{too_late})"
-        ])  # fmt: skip
+        self._db.execute(
+            f"UPDATE bi_metrics SET updated_at = FROM_UNIXTIME(%s) WHERE {_FOR_DATES}",
+            (stamp, _some(names), dates[0], dates[-1]),
+        )
 
-    def record(self, records: Iterable[Record]) -> None:
+    def unmark(self, ranges: Sequence[tuple[str, date, date]]) -> list[Place]:
+        """Take the mark of being final from the rows of metrics between two dates each; return those that had it."""
+        if not ranges:
+            return []
+        places = " OR ".join(["(metrics = %s AND metric_date BETWEEN %s AND %s)"] * len(ranges))
+        where = f"updated_at <> FROM_UNIXTIME(%s) AND ({places})"
+        args = (NOT_FINAL, *(value for each in ranges for value in each))
+        query = f"SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE {where}"
+        found = self._db.query(query, args)
+        if found:
+            self._db.execute(f"UPDATE bi_metrics SET updated_at = FROM_UNIXTIME(%s) WHERE {where}", (NOT_FINAL, *args))
+        return [(name, day) for name, day, updated in found if self.is_final(day, updated)]
+
+    def record(self, records: Sequence[Record]) -> None:
         """Insert rows into bi_metric_runs, within the transaction that is open."""
-        rows = [_values(record) for record in records]
-        columns = ", ".join(Record.__dataclass_fields__)
-        for start in range(0, len(rows), _RECORDS_A_STATEMENT):
-            part = ",\n".join(rows[start : start + _RECORDS_A_STATEMENT])
-            self._db.run([f"INSERT INTO bi_metric_runs ({columns}) VALUES\n{part}"])
-
-    def _stored_row(self, row: Row) -> StoredRow:
-        return StoredRow(row[2], row[3], row[4], is_final=(row[5] or 0) >= day_end(row[1], self._zone))
+        columns = [field.name for field in fields(Record)]
+        values = f"({', '.join(['%s'] * len(columns))})"
+        for start in range(0, len(records), _RECORDS_PER_STATEMENT):
+            part = records[start : start + _RECORDS_PER_STATEMENT]
+            self._db.execute(
+                f"INSERT INTO bi_metric_runs ({', '.join(columns)}) VALUES {', '.join([values] * len(part))}",
+                [value for record in part for value in _fitting(record)],
+            )
 
     # --- across dates -------------------------------------------------------------------------------------------------
 
-    def later(self, names: Collection[str], day: date) -> tuple[date, date] | None:
-        """Return the first and the last date after `day` that has a row of one of the metrics."""
-        first, last = self._db.query(
-            "SELECT MIN(metric_date), MAX(metric_date) FROM bi_metrics "
-            f"WHERE metrics IN ({_listed(names)}) AND metric_date > '{day}'"
-        )[0]
-        return (first, last) if first else None
+    def first_dates(self, names: Collection[str]) -> dict[str, date]:
+        """Return the date of the first row of each metric that has one."""
+        query = "SELECT metrics, MIN(metric_date) FROM bi_metrics WHERE metrics IN %s GROUP BY metrics"
+        return dict(self._db.query(query, (_some(names),)))
 
-    def holes(self, names: Collection[str], today: date) -> tuple[list[Hole], list[Hole]]:
-        """Return, of the last 92 days, by metric and date: dates that are missing between others, and half days.
+    def missing(self, names: Collection[str], today: date, since: date | None = None) -> list[Place]:
+        """Return the dates to yesterday without a row: from a metric's first row, or its last one before `since`."""
+        yesterday = today - ONE_DAY
+        starts = {name: day for name, day in self.first_dates(names).items() if day <= yesterday}
+        if since is not None and starts:
+            last = self._db.query(
+                "SELECT metrics, MAX(metric_date) FROM bi_metrics WHERE metrics IN %s AND metric_date < %s GROUP BY 1",
+                (_some(starts), since),
+            )
+            starts |= {name: day + ONE_DAY for name, day in last}
+        if not starts:
+            return []
+        counts: dict[str, int] = dict(self._db.query(
+            f"SELECT metrics, COUNT(*) FROM bi_metrics WHERE {_FOR_DATES} GROUP BY metrics",
+            (_some(starts), min(starts.values()), yesterday),
+        ))  # fmt: skip
+        gaps = [name for name, start in starts.items() if counts.get(name, 0) <= (yesterday - start).days]
+        if not gaps:
+            return []
+        stored = set(self._db.query(
+            f"SELECT metrics, metric_date FROM bi_metrics WHERE {_FOR_DATES}",
+            (_some(gaps), min(starts[name] for name in gaps), yesterday),
+        ))  # fmt: skip
+        return [(name, day) for name in sorted(gaps) for day in date_range(starts[name], yesterday)
+                if (name, day) not in stored]  # fmt: skip
 
-        A half day is over, but its row was computed before: it holds a part of the day.
-        """
-        missing, half = self._db.run([self._missing_dates(names, today), self._half_days(names, today)])
-        return (
-            [Hole(name, before + ONE_DAY, after - ONE_DAY) for name, before, after in missing.rows],
-            [Hole(name, day, day) for name, day in half.rows],
+    def not_final(self, names: Collection[str], today: date) -> list[Place]:
+        """Return the rows of dates before today that are not final, at any age, by metric and date."""
+        found = self._db.query(
+            "SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE metric_date < %s "
+            # Days since 1970, for the end of the date in UTC; then the zone's offset, at its lowest.
+            "AND UNIX_TIMESTAMP(updated_at) < (TO_DAYS(metric_date) - 719527) * 86400 - %s ORDER BY 1, 2",
+            (today, _lowest_offset(self._zone)),
         )
+        wanted = set(names)
+        return [(name, day) for name, day, updated in found if name in wanted and not self.is_final(day, updated)]
 
-    def _missing_dates(self, names: Collection[str], today: date) -> str:
-        return (
-            "SELECT metrics, metric_date, following FROM (SELECT metrics, metric_date, "
-            "LEAD(metric_date) OVER (PARTITION BY metrics ORDER BY metric_date) AS following FROM bi_metrics "
-            f"WHERE metrics IN ({_listed(names)}) AND metric_date >= '{today - HOLE_DAYS * ONE_DAY}') dates "
-            "WHERE following > metric_date + INTERVAL 1 DAY ORDER BY metrics, metric_date"
-        )
-
-    def _half_days(self, names: Collection[str], today: date) -> str:
-        days = date_range(today - HOLE_DAYS * ONE_DAY, today - ONE_DAY)
-        ends = ", ".join(f'["{day}", {day_end(day, self._zone)}]' for day in days)
-        return (
-            f"SELECT m.metrics, m.metric_date FROM JSON_TABLE('[{ends}]', '$[*]' "
-            "COLUMNS (day DATE PATH '$[0]', ends BIGINT PATH '$[1]')) d JOIN bi_metrics m ON m.metric_date = d.day "
-            f"WHERE m.metrics IN ({_listed(names)}) AND UNIX_TIMESTAMP(m.updated_at) < d.ends ORDER BY 1, 2"
-        )
-
-    def status(self, names: Collection[str]) -> dict[str, Status]:
-        """Return the state of each metric that has rows."""
+    def status(self, names: Collection[str], today: date) -> dict[str, Status]:
+        """Return the state of each metric that has rows; rows of dates after today do not count."""
         spans = self._db.query(
-            "SELECT s.metrics, s.first, s.newest, s.number, UNIX_TIMESTAMP(m.updated_at) FROM (SELECT metrics, "
-            "MIN(metric_date) AS first, MAX(metric_date) AS newest, COUNT(*) AS number FROM bi_metrics "
-            f"WHERE metrics IN ({_listed(names)}) GROUP BY metrics) s "
-            "JOIN bi_metrics m ON m.metrics = s.metrics AND m.metric_date = s.newest"
+            "SELECT metrics, MIN(metric_date), MAX(metric_date), COUNT(*) FROM bi_metrics "
+            "WHERE metrics IN %s AND metric_date <= %s GROUP BY metrics",
+            (_some(names), today),
         )
+        newest_final: dict[str, date] = {}
+        for name, day, updated in self._db.query(
+            f"SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE {_FOR_DATES} ORDER BY 2",
+            (_some(names), today - LOOK_BACK_DAYS * ONE_DAY, today),
+        ):
+            if self.is_final(day, updated):
+                newest_final[name] = day
+        wrote: dict[str, str] = dict(self._db.query(
+            "SELECT metric, fingerprint FROM bi_metric_runs "
+            "WHERE (metric, metric_date) IN %s AND status = 'ok' ORDER BY id",
+            (tuple((name, newest) for name, _, newest, _ in spans) or (("", today),),),
+        ))  # fmt: skip
+        last_runs = {row[0]: row[1:] for row in self._db.query(
+            "SELECT r.metric, CAST(r.created_at AS CHAR), r.milliseconds, r.status, r.error FROM bi_metric_runs AS r "
+            "JOIN (SELECT MAX(id) AS id FROM bi_metric_runs WHERE metric IN %s GROUP BY metric) AS last USING (id)",
+            (_some(names),),
+        )}  # fmt: skip
         return {
-            name: Status(first, newest, number, updated >= day_end(newest, self._zone), *self._last_run(name, newest))
-            for name, first, newest, number, updated in spans
+            name: Status(first, newest, newest_final.get(name), rows, wrote.get(name), *last_runs.get(name, ()))
+            for name, first, newest, rows in spans
         }
 
-    def _last_run(self, name: str, newest: date) -> tuple[str | None, str | None, int | None, str | None]:
-        """Return the fingerprint behind the newest row, and start, milliseconds and status of the metric's last run."""
-        wrote, last = self._db.run([
-            f"SELECT fingerprint FROM bi_metric_runs WHERE metric = {literal(name)} AND metric_date = '{newest}' "
-            "AND status = 'ok' ORDER BY id DESC LIMIT 1",
-            "SELECT created_at, milliseconds, status FROM bi_metric_runs WHERE id = "
-            f"(SELECT MAX(id) FROM bi_metric_runs WHERE metric = {literal(name)})",
-        ])  # fmt: skip
-        fingerprint = wrote.rows[0][0] if wrote.rows else None
-        when, milliseconds, status = last.rows[0] if last.rows else (None, None, None)
-        return fingerprint, str(when) if when else None, milliseconds, status
+    def fingerprints(self, names: Collection[str], day: date) -> dict[str, str]:
+        """Return the fingerprint of the SQL that last wrote each metric's row of a date."""
+        return dict(self._db.query(
+            "SELECT metric, fingerprint FROM bi_metric_runs "
+            "WHERE metric IN %s AND metric_date = %s AND status = 'ok' ORDER BY id",
+            (_some(names), day),
+        ))  # fmt: skip
+
+    def edits(self, names: Collection[str], since: date) -> list[Edit]:
+        """Return the changes of final rows of dates from `since` on, the newest first."""
+        found = self._db.query(
+            "SELECT metric, metric_date, changes FROM bi_metric_runs "
+            "WHERE metric IN %s AND metric_date >= %s AND changes IS NOT NULL ORDER BY id DESC",
+            (_some(names), since),
+        )
+        return [Edit(*row) for row in found]
+
+    def future_dates(self, today: date) -> list[Place]:
+        """Return the rows of dates after today."""
+        query = "SELECT metrics, metric_date FROM bi_metrics WHERE metric_date > %s ORDER BY 1, 2"
+        found = self._db.query(query, (today,))
+        return [(name, day) for name, day in found]
 
 
-def between(dates: Sequence[date]) -> str:
-    return f"metric_date BETWEEN '{dates[0]}' AND '{dates[-1]}'"
+def _some(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names for IN (...), which must not be empty."""
+    return tuple(names) or ("",)
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(literal(name) for name in names)
+@lru_cache
+def _lowest_offset(zone: tzinfo | None) -> int:
+    """Return the lowest offset from UTC that the zone has at a midnight since 1970, in seconds."""
+    days = (date(1970, 1, 4) + timedelta(days=28 * n) for n in range(13 * 68))
+    return min((day.toordinal() - 719_162) * 86_400 - day_end(day, zone) for day in days)
 
 
-def _rows_of(names: Collection[str], dates: Sequence[date]) -> str:
-    return (
-        "SELECT metrics, metric_date, data_type, f_list, value_list, UNIX_TIMESTAMP(updated_at) FROM bi_metrics "
-        f"WHERE metrics IN ({_listed(names)}) AND {between(dates)}"
-    )
-
-
-def _values(record: Record) -> str:
-    """Return a record as "(..., ...)"; what is longer than its column is cut, which strict mode would refuse."""
-    values = []
-    for name in Record.__dataclass_fields__:
-        value = getattr(record, name)
-        if isinstance(value, (bool, int)):
-            values.append(str(int(value)))
-        elif value is None:
-            values.append("NULL")
-        else:
-            values.append(literal(str(value)[: _WIDTHS.get(name)]))
-    return f"({', '.join(values)})"
+def _fitting(record: Record) -> tuple[Any, ...]:
+    """Return the values of a record; what is longer than its column is cut, which strict mode would refuse."""
+    values = {field.name: getattr(record, field.name) for field in fields(Record)}
+    if record.changes is not None:
+        values["changes"] = record.changes.encode()[:_LONGEST_CHANGES].decode(errors="ignore")
+    if record.error is not None:
+        values["error"] = record.error[:_LONGEST_ERROR]
+    return tuple(values.values())

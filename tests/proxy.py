@@ -1,4 +1,4 @@
-"""A proxy in front of a server's unix socket that cuts the line or rewrites what the client sends."""
+"""A proxy in front of a server's unix socket that cuts the line or rewrites what the client sends; a fake server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 BYTES = 1 << 16
+CLIENT_SSL = 0x800
 WITHIN_SECONDS = 0.15  # how long the server works on a statement before a cut within it
 
 
@@ -111,3 +112,51 @@ class _Line:
         for end in (self._client, self._server):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class FakeServer:
+    """Listens on a port of 127.0.0.1 while its `with` block lasts, and has a `talk` with each client.
+
+    The connections stay open afterwards. What `talk` returns is kept.
+    """
+
+    talk: Callable[[socket.socket], bytes | None]
+    heard: list[bytes | None] = field(default_factory=list)
+    connections: int = 0
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> FakeServer:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        ends = []
+        with suppress(OSError):
+            while True:
+                ends.append(self._listener.accept()[0])
+                self.connections += 1
+                with suppress(OSError):
+                    self.heard.append(self.talk(ends[-1]))
+
+
+def greeting(more_capabilities: int = 0) -> bytes:
+    """Return the first packet of a server of protocol 10 that knows mysql_native_password."""
+    capabilities = 0x0008_A201 | more_capabilities  # long password, protocol 41, secure connection, plugin auth
+    body = b"\x0a9.9.9-fake\0" + b"\x07\0\0\0" + b"8 bytes.\0" + (capabilities & 0xFFFF).to_bytes(2, "little")
+    body += b"\x2d\x02\0" + (capabilities >> 16).to_bytes(2, "little") + b"\x15" + b"\0" * 10 + b"twelve bytes\0"
+    return packet(body + b"mysql_native_password\0", 0)
+
+
+def packet(body: bytes, number: int) -> bytes:
+    return len(body).to_bytes(3, "little") + bytes([number]) + body

@@ -1,13 +1,26 @@
-"""Metric dates: what a person may type, what a range holds, when a date is over."""
+"""Metric dates: what a person may type, what a range holds, when a date ends."""
 
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from src.dates import business_zone, date_range, day_end, parse_date, today_in
+from src.dates import (
+    business_zone,
+    date_range,
+    day_at,
+    day_end,
+    day_start,
+    parse_date,
+    ranges,
+    span,
+    spans,
+    today_in,
+    utc_text,
+)
 from src.errors import SettingsError, UsageError
 
 TODAY = date(2025, 3, 1)
@@ -51,12 +64,9 @@ def test_anything_else_is_refused_with_the_reason(text: str, message: str) -> No
         parse_date(text, TODAY)
 
 
-def test_a_range_holds_both_ends() -> None:
+def test_a_range_holds_both_ends_and_must_not_end_before_it_starts() -> None:
     assert date_range(date(2024, 2, 28), date(2024, 3, 1)) == [date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 1)]
     assert date_range(TODAY, TODAY) == [TODAY]
-
-
-def test_a_range_that_ends_before_it_starts_is_refused() -> None:
     with pytest.raises(UsageError, match="the range starts on 2025-03-01, after its end 2025-02-28; write the earlier"):
         date_range(TODAY, TODAY - timedelta(days=1))
 
@@ -70,8 +80,29 @@ def test_a_range_that_ends_before_it_starts_is_refused() -> None:
         (date(2025, 3, 30), "Europe/Berlin", datetime(2025, 3, 30, 22, tzinfo=timezone.utc)),  # a day of 23 hours
     ],
 )
-def test_a_day_is_over_at_midnight_of_its_zone(day: date, zone: str, expected: datetime) -> None:
-    assert day_end(day, ZoneInfo(zone)) == expected.timestamp()
+def test_a_day_ends_at_midnight_of_its_zone_and_the_next_one_starts_there(
+    day: date, zone: str, expected: datetime
+) -> None:
+    end = day_end(day, ZoneInfo(zone))
+    assert (end, day_start(day + timedelta(days=1), ZoneInfo(zone))) == (expected.timestamp(), expected.timestamp())
+    assert [day_at(end + n, ZoneInfo(zone)) for n in (-1, 0)] == [day, day + timedelta(days=1)]
+    assert utc_text(end) == f"{expected:%Y-%m-%d %H:%M:%S}"
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "America/Havana", "Asia/Taipei", "Pacific/Apia"])
+def test_the_days_of_years_join_without_gap_or_overlap(zone: str) -> None:
+    days = date_range(date(2010, 12, 30), date(2026, 1, 1))
+    starts = [day_start(day, ZoneInfo(zone)) for day in days]
+    assert [day_end(day, ZoneInfo(zone)) for day in days[:-1]] == starts[1:]
+    lengths = {(after - before) // 3600 for before, after in pairwise(starts)}
+    assert lengths <= {0, 23, 24, 25}, "Samoa left out a day in 2011; else only the clocks change"
+
+
+def test_dates_are_said_as_ranges() -> None:
+    days = [date(2025, 1, n) for n in (1, 2, 3, 5, 31)] + [date(2025, 2, 1)]
+    assert [len(run) for run in ranges(days)] == [3, 1, 2]
+    assert spans(days) == "2025-01-01 to 2025-01-03, 2025-01-05, 2025-01-31 to 2025-02-01"
+    assert (spans([]), spans(days[:1]), span(days)) == ("", "2025-01-01", "2025-01-01 to 2025-02-01")
 
 
 def test_today_is_the_zones_own_day() -> None:

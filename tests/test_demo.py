@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,17 @@ def test_the_same_day_and_seed_give_the_same_rows_and_another_seed_gives_others(
 
 def test_the_game_has_its_size_quiet_days_a_weekly_rhythm_and_favourites(database: Database) -> None:
     size = game.Size(users=400, games=60, days=84, plays=20_000)
-    game.load(database.connection, LAST_DAY, size)
+    seen: dict[str, int] = {}
+
+    def watch(table: str, rows: Iterable[str]) -> list[str]:
+        made = list(rows)
+        seen[table] = len(made)
+        return made
+
+    game.load(database.connection, LAST_DAY, size, watch=watch)
     counts = {table: database.rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in game.TABLES}
     assert counts == {"users": 400, "games": 60, "game_plays": 20_000, "user_activity": 12_000, "payments": 1_000}
+    assert counts == seen, "what was watched is what was stored"
 
     plays = dict(database.rows("SELECT DATE(played_at), COUNT(*) FROM game_plays GROUP BY 1"))
     paid = {row[0] for row in database.rows("SELECT DISTINCT DATE(paid_at) FROM payments")}
@@ -91,9 +99,9 @@ def demo(tmp_path: Path) -> Iterator[Path]:
     run(folder, "stop")
 
 
-def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "demo", command]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+def run(folder: Path, *words: str, python: Sequence[str] = (sys.executable,)) -> subprocess.CompletedProcess[str]:
+    command = [*python, "-m", "demo", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
 
 def mode(path: Path) -> int:
@@ -156,10 +164,70 @@ def test_a_pid_that_has_become_a_strangers_is_left_alone(demo: Path) -> None:
         stranger.kill()
 
 
-def test_a_wrong_command_is_one_line_and_exit_code_2(demo: Path) -> None:
-    wrong = run(demo, "restart")
+@pytest.mark.parametrize("words", [[], ["restart"], ["sql"], ["sql", "SELECT", "1"], ["start", "now"]])
+def test_a_wrong_command_is_one_line_and_exit_code_2(demo: Path, words: list[str]) -> None:
+    wrong = run(demo, *words)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "Usage: python -m demo start|stop|status|socket|load|show\n"
+    assert wrong.stderr == (
+        "Usage: python -m demo start|stop|status|socket|load|show, or: python -m demo sql 'SELECT ...'\n"
+    )
+
+
+# --- its client -------------------------------------------------------------------------------------------------------
+
+
+def test_sql_prints_rows_as_a_table_and_errors_as_one_line(demo: Path) -> None:
+    stopped = run(demo, "sql", "SELECT 1")
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert stopped.stderr == "Error: the demo database is stopped; start it with: python -m demo start\n"
+    assert run(demo, "start").returncode == 0
+
+    def printed(statement: str) -> str:
+        done = run(demo, "sql", statement)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    values = "NULL AS n, x'00ff' AS b, 'é\n\x1b[1m%s' AS t, 1.50 AS d, DATE '2025-01-15' AS day"
+    assert printed(f"SELECT {values} UNION ALL SELECT 12345, '', 'x', NULL, NULL;") == (
+        "n      b       t             d     day\n"
+        "-      -       -             -     ---\n"
+        "NULL   0x00ff  é\\n\\x1b[1m%s  1.50  2025-01-15\n"
+        "12345  0x      x             NULL  NULL\n"
+    )
+    assert printed("CREATE TABLE t (id INT) AS SELECT 1 AS id") == "1 row changed\n"
+    assert printed("INSERT INTO t VALUES (2), (3)") == "2 rows changed\n"
+    assert printed("SELECT id FROM t WHERE id > 1") == "id\n--\n2\n3\n"
+    assert printed("SELECT id FROM t WHERE id > 9") == "id\n--\n"
+    for statement, message in (("SELECT * FROM nowhere", "(1146) Table"), ("SELEC\n1", "(1064) "), ("", "(1065) ")):
+        failed = run(demo, "sql", statement)
+        assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+        assert failed.stderr.startswith(f"Error: {message}")
+
+
+def test_show_prints_values_of_any_type(demo: Path) -> None:
+    assert run(demo, "start").returncode == 0
+    assert run(demo, "show").stderr == "Error: (1146) Table 'game.bi_metrics' doesn't exist\n"
+    columns = "id INT AUTO_INCREMENT PRIMARY KEY, metrics VARCHAR(100), metric_date DATE, value_list {}"
+    for column, value, shown in (
+        ("JSON", "NULL", "NULL"),
+        ("JSON", "'{\"n\": 1}'", '{"n": 1}'),
+        ("JSON", "JSON_QUOTE(REPEAT('x', 100))", '"' + "x" * 76 + "..."),
+        ("DECIMAL(5,2)", "1.5", "1.50"),
+        ("BLOB", "x'ff'", "0xff"),
+    ):
+        assert run(demo, "sql", f"CREATE OR REPLACE TABLE bi_metrics ({columns.format(column)})").returncode == 0
+        assert run(demo, "show").stdout == "", "there is nothing yet"
+        rows = f"('m', '2025-01-14', {value}), ('m', '2025-01-15', {value})"
+        assert run(demo, "sql", f"INSERT INTO bi_metrics (metrics, metric_date, value_list) VALUES {rows}").stderr == ""
+        assert run(demo, "show").stdout == f"m  2025-01-14  {shown}\n"
+
+
+def test_without_the_packages_the_server_can_be_stopped_and_the_client_says_what_is_missing(demo: Path) -> None:
+    bare = (sys.executable, "-S")
+    missing = run(demo, "sql", "SELECT 1", python=bare)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr == "Error: the package pymysql is missing; run ./setup.sh and use .venv/bin/python\n"
+    assert run(demo, "stop", python=bare).returncode == 0
 
 
 # --- what the program may know ----------------------------------------------------------------------------------------
@@ -204,11 +272,13 @@ def test_only_db_manager_imports_pymysql() -> None:
     assert users_of("pymysql", "MySQLdb") == {"src/db_manager.py"}
 
 
-def test_only_config_reads_the_environment() -> None:
+def test_only_config_reads_settings_from_the_environment() -> None:
     names = ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")
     readers = users_of(*(f"os.{name}" for name in names), "dotenv")
     for file in PROGRAM:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in names:
                 readers.add(str(file.relative_to(ROOT)))
-    assert readers == {"config/database.py"}
+    # The command of METRICS_ON_END inherits the environment; a command notes there that .venv's Python took over.
+    others = {"src/on_end.py", "src/command.py"}
+    assert readers - others == {"config/database.py"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,14 +97,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     assert "==> making the virtual environment .venv" in done.stdout
     assert "==> installing the packages of requirements.txt" in done.stdout
     assert "==> wrote .env" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("==> Next: fill in .env, apply the tables with ./setup.sh --schema")
+    assert done.stdout.splitlines()[-1].startswith("==> Next: fill in .env, create the tables with ./setup.sh --schema")
     return made
 
 
 def test_a_plain_set_up_leaves_all_that_a_run_needs_and_a_second_one_changes_nothing(copy: Copy) -> None:
     assert copy.env_file.read_text() == (ROOT / ".env.example").read_text()
     assert stat.S_IMODE(copy.env_file.stat().st_mode) == 0o600
-    assert copy.python("list_metrics.py").stdout.count("sql/") == 8
+    listed = copy.python("list_metrics.py")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count(".sql") == len(nightly_files(copy.folder))
 
     copy.env_file.write_text("DB_NAME=mine\n")
     venv = (copy.folder / ".venv/pyvenv.cfg").stat()
@@ -111,6 +115,36 @@ def test_a_plain_set_up_leaves_all_that_a_run_needs_and_a_second_one_changes_not
     assert again.stdout.splitlines()[0].startswith("==> Next: ")
     assert (copy.folder / ".venv/pyvenv.cfg").stat().st_mtime_ns == venv.st_mtime_ns
     assert copy.env_file.read_text() == "DB_NAME=mine\n"
+
+
+def nightly_files(folder: Path) -> list[Path]:
+    """Return the metric files that the nightly run executes."""
+    return [file for place in (".", "incremental") for file in (folder / "sql" / place).glob("[0-9]*.sql")]
+
+
+@pytest.mark.parametrize("command", ["run_metrics.py", "list_metrics.py"])
+def test_a_command_started_by_a_python_without_the_packages_goes_on_in_the_virtual_environment(
+    copy: Copy, tmp_path: Path, command: str
+) -> None:
+    bare = [sys.executable, "-S"]
+    there = subprocess.run([*bare, str(copy.folder / command), "--help"], capture_output=True, text=True, check=False)
+    assert (there.returncode, there.stderr) == (0, "")
+    assert f"usage: {command}" in there.stdout
+
+    without = copy_to(tmp_path / "no environment").folder / command
+    missing = subprocess.run([*bare, str(without)], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == (
+        "Error: the package PyMySQL is missing; run ./setup.sh, or: pip install -r requirements.txt\n"
+    )
+
+
+def test_help_says_how_long_the_demo_and_the_tests_take() -> None:
+    done = Copy(ROOT).run("setup.sh", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = dict(re.findall(r" (--[a-z-]+) (.*?)(?= --|$)", " ".join(done.stdout.split())))
+    for option, unit in (("--demo", "seconds"), ("--test", "minutes"), ("--test-all", "hour")):
+        assert re.search(rf": about (\d+|an) {unit}", told[option]), option
 
 
 @pytest.mark.parametrize("words", [["--unknown"], ["--demo", "--test"], ["demo"]])
@@ -133,7 +167,8 @@ def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keep
     database.execute(f"INSERT INTO bi_metrics ({columns}) VALUES ('m', '[]', '1', '2025-01-15')")
     assert copy.run("setup.sh", "--schema", env=database.env).returncode == 0
     assert database.metrics() == [("m", "2025-01-15", "1")]
-    assert database.rows("SHOW TABLES") == [("bi_metric_runs",), ("bi_metrics",)]
+    there = ["bi_metric_cards", "bi_metric_items", "bi_metric_runs", "bi_metrics"]
+    assert [row[0] for row in database.rows("SHOW TABLES")] == there
 
     wrong = copy.run("setup.sh", "--schema", env={**database.env, "DB_NAME": "nowhere"})
     assert wrong.returncode == 2
@@ -153,7 +188,8 @@ def test_demo_leaves_an_env_that_points_elsewhere_alone_and_stops(copy: Copy) ->
 
 @pytest.fixture
 def demo(copy: Copy) -> Iterator[Copy]:
-    copy.env_file.unlink()
+    shutil.copy2(ROOT / ".env.example", copy.env_file)  # as a plain ./setup.sh leaves it: the demo may replace it
+    copy.env_file.chmod(0o600)
     yield copy
     copy.demo("stop")
 
@@ -163,7 +199,10 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "500,000 plays of 20,000 users, 180 days up to today" in done.stdout
-    assert "90 dates, 8 files" in done.stdout
+    assert "\n  game_plays    500,000 rows\n" in done.stdout
+    page = demo.folder / ".local/demo/page.html"
+    assert done.stdout.splitlines()[-1] == f"==> The metrics as a page, for a browser: {page}"
+    assert "total_revenue" in page.read_text()
     shown = done.stdout.split("yesterday's rows:\n")[1]
     for name in ("total_revenue", "plays_by_hour", "top_100_games_played", "arpu_last_30d"):
         assert any(line.startswith(name) and "{" in line for line in shown.splitlines()), shown
@@ -172,7 +211,8 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
     with demo_rows(demo) as rows:
         counts = [rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in ("users", "games", "game_plays")]
         assert counts == [20_000, 500, 500_000]
-        assert rows("SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics") == [(8 * 90, 90)]
+        metrics = len(nightly_files(demo.folder))
+        assert rows("SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics") == [(metrics * 90, 90)]
         stored = "SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metrics, metric_date"
         before = rows(stored)
         for _ in range(2):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import MetricsError
-from src.sql_text import Check, Header, Script, bind, literal, parse, place, read
+from src.sql_text import HeaderLine, Script, Statement, Token, bind, literal, outermost, parse, place, read, unquoted
 
 # Pieces that mean something to the reader, so that random texts reach its corners.
 FRAGMENTS = r"""
@@ -22,6 +22,15 @@ PIECES = [
     *[" ", "\n", "\r\n", "\x00", "\udce9", "--\n", "-- Metric:", "-- Check: "],
 ]
 texts = st.one_of(st.text(), *(st.lists(st.sampled_from(PIECES)).map(glue.join) for glue in ("", " ")))
+
+
+def text_of(statement: Statement) -> str:
+    return "".join(token.text for token in statement.tokens)
+
+
+def only(text: str) -> Statement:
+    (statement,) = parse(text).statements
+    return statement
 
 
 def kinds(text: str) -> list[tuple[str, str]]:
@@ -39,7 +48,7 @@ def test_the_tokens_joined_are_the_text(text: str) -> None:
 def test_a_statement_stands_where_it_says(text: str) -> None:
     for number, statement in enumerate(parse(text).statements, start=1):
         lines = text.split("\n")[statement.line - 1 :]
-        assert "\n".join(lines)[statement.column - 1 :].startswith(statement.text)
+        assert "\n".join(lines)[statement.column - 1 :].startswith(text_of(statement))
         assert statement.number == number
         assert (statement.line, statement.column) == place(text, statement.tokens[0].offset)
 
@@ -79,7 +88,7 @@ def test_a_literal_is_one_string_whatever_it_holds(value: str) -> None:
         ("`a``b`", ["name `a``b`"]),
         ("'''", ["unterminated '''"]),
         ("a/* b", ["word a", "unterminated /* b"]),
-        ("@x:=@@a.b<=>1", ["variable @x", "operator :=", "variable @@a.b", "operator <=>", "word 1"]),
+        ("@x:=@@a.b<=>1", ["variable @x", "operator :=", "setting @@a.b", "operator <=>", "word 1"]),
         ("%%%(a)s%(b c)s", ["percent %%", "parameter %(a)s", "operator %", "operator (", "word b", "word c"]),
     ],
 )
@@ -89,50 +98,114 @@ def test_text_is_cut_as_the_server_cuts_it(text: str, expected: list[str]) -> No
 
 def test_statements_lose_the_comments_around_them_and_keep_those_within() -> None:
     script = parse("-- a ;\n\n  SELECT 1 -- b ;\n , 2 /* c */ ;;\r\n # d\r\n; SELECT ';' ; -- e")
-    assert [(s.text, s.number, s.line, s.column) for s in script.statements] == [
+    assert [(text_of(s), s.number, s.line, s.column) for s in script.statements] == [
         ("SELECT 1 -- b ;\n , 2", 1, 3, 3),
         ("SELECT ';'", 2, 6, 3),
     ]
 
 
 @pytest.mark.parametrize(
-    ("text", "verb", "schema", "table", "writes"),
+    ("text", "verb", "target", "writes_metrics"),
     [
-        ("insert into Bi_Metrics values (1)", "INSERT", None, "Bi_Metrics", True),
-        ("INSERT LOW_PRIORITY IGNORE game . `bi_metrics` SET a = 1", "INSERT", "game", "bi_metrics", True),
-        ("/*!80000 REPLACE */ /* x */ bi_metrics VALUES (1)", "REPLACE", None, "bi_metrics", True),
-        ("INSERT /*+ NO_MERGE(d) */ INTO t SELECT * FROM bi_metrics", "INSERT", None, "t", False),
-        ("UPDATE bi_metrics SET a = 1", "UPDATE", None, "bi_metrics", True),
-        ("DELETE FROM bi_metrics", "DELETE", None, "bi_metrics", False),
-        ("DELETE h FROM game.helper AS h", "DELETE", "game", "helper", False),
-        ("WITH a AS (SELECT 1) UPDATE t SET b = 1", "WITH", None, "t", False),
-        ("WITH a AS (SELECT 1) SELECT REPLACE(a, 1, 2)", "WITH", None, None, False),
-        ("SET STATEMENT a = 1 FOR INSERT INTO bi_metrics SELECT 1", "SET", None, "bi_metrics", True),
-        ("(SELECT 1)", "SELECT", None, None, False),
-        ("INSERT", "INSERT", None, None, False),
-        ("DELETE a FROM", "DELETE", None, "a", False),
+        ("insert into Bi_Metrics values (1)", "INSERT", ("", "Bi_Metrics"), True),
+        ("INSERT bi_metrics SET a = 1", "INSERT", ("", "bi_metrics"), True),
+        ("INSERT LOW_PRIORITY IGNORE game . `bi_metrics` SET a = 1", "INSERT", ("game", "bi_metrics"), True),
+        ("/*!80000 INSERT */ /* x */ INTO bi_metrics VALUES (1)", "INSERT", ("", "bi_metrics"), True),
+        ("INSERT /*+ NO_MERGE(d) */ INTO t SELECT * FROM bi_metrics", "INSERT", ("", "t"), False),
+        ("REPLACE DELAYED bi_metrics VALUES (1)", "REPLACE", ("", "bi_metrics"), False),
+        ("UPDATE LOW_PRIORITY IGNORE bi_metrics SET a = 1", "UPDATE", ("", "bi_metrics"), False),
+        ("DELETE FROM bi_metrics", "DELETE", ("", "bi_metrics"), False),
+        ("DELETE QUICK h FROM game.helper AS h", "DELETE", ("game", "helper"), False),
+        ("WITH a AS (SELECT 1) UPDATE t SET b = 1", "UPDATE", ("", "t"), False),
+        ("WITH RECURSIVE a (n) AS (SELECT 1), b AS (DELETE 1) SELECT REPLACE(a, 1, 2)", "SELECT", None, False),
+        ("WITH a AS (SELECT 1) DELETE FROM `t``x`", "DELETE", ("", "t`x"), False),
+        ("((SELECT 1) UNION (SELECT 2))", "SELECT", None, False),
+        ("SELECT 1 INTO @a", "SELECT", None, False),
+        ("SET @a = (SELECT 1)", "SET", None, False),
+        ("(((", "(", None, False),
+        ("WITH", "WITH", None, False),
+        ("INSERT", "INSERT", None, False),
+        ("INSERT INTO 'x'", "INSERT", None, False),
+        ("DELETE a FROM", "DELETE", None, False),
+        ("UPDATE a.", "UPDATE", ("", "a"), False),
+        ("\\G", "\\", None, False),
     ],
 )
-def test_a_statement_knows_the_table_it_writes(
-    text: str, verb: str, schema: str | None, table: str | None, writes: bool
+def test_a_statement_knows_its_main_verb_and_the_table_it_writes(
+    text: str, verb: str, target: tuple[str, str] | None, writes_metrics: bool
 ) -> None:
-    (statement,) = parse(text).statements
-    assert (statement.verb, statement.schema, statement.table, statement.writes_metrics) == (
-        verb,
-        schema,
-        table,
-        writes,
-    )
+    statement = only(text)
+    assert (statement.verb, statement.target, statement.writes_metrics) == (verb, target, writes_metrics)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("CREATE TEMPORARY TABLE a (b INT)", "a"),
+        ("create temporary table if not exists `game` . `a``b` SELECT 1", "a`b"),
+        ("CREATE OR REPLACE TEMPORARY TABLE a LIKE b", "a"),
+        ("CREATE /*!40000 TEMPORARY */ TABLE /* x */ a (b INT)", "a"),
+        ("CREATE TABLE a (temporary INT)", None),
+        ("CREATE TEMPORARY SEQUENCE a", None),
+        ("DROP TEMPORARY TABLE a", None),
+        ("CREATE TEMPORARY TABLE", None),
+    ],
+)
+def test_a_statement_knows_the_temporary_table_it_creates(text: str, name: str | None) -> None:
+    assert only(text).temporary_table == name
+
+
+def test_words_that_stand_in_no_parentheses_are_found() -> None:
+    words = ("a", "(", "b", "(", "c", ")", ")", "d", ")", "e")
+    assert [words[i] for i in outermost(words)] == ["a", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "meant"),
+    [
+        ("word", "users", "users"),
+        ("name", "`a``b`", "a`b"),
+        ("string", "'it''s'", "it's"),
+        ("string", '"a""b' + r"\'" + 'c"', "a\"b'c"),
+        ("string", r"'a\'b\\c\nd\%e\qf\0'", "a'b\\c\nd\\%eqf\0"),
+    ],
+)
+def test_quotes_are_taken_off_as_the_server_does(kind: str, text: str, meant: str) -> None:
+    assert unquoted(Token(kind, text, 0)) == meant
+
+
+def test_a_name_is_the_same_in_any_case_and_with_or_without_its_quotes() -> None:
+    assert [token.name for token in read("Users`Us``ers`'users'@users(") if token.name] == ["users", "us`ers"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_query"),
+    [("(SELECT 1)", True), ("SELECT 1 INTO @a", False), ("SET @a = (SELECT 1)", False), ("SELECT 'INTO'", True)],
+)
+def test_a_query_is_a_select_that_returns_rows(text: str, is_query: bool) -> None:
+    assert only(text).is_query == is_query
+
+
+@given(st.text())
+def test_a_literal_without_its_quotes_is_the_value(value: str) -> None:
+    assert unquoted(Token("string", literal(value), 0)) == value
 
 
 def test_the_header_is_what_stands_above_the_code() -> None:
     script = parse(
         "# title\r\n-- metric: a\r\n--  Description : b: c\r\n-- Owner: d\n\n-- Data Type: card\n-- Empty: ok\n"
-        "--   Check:  SELECT %(a)s, ';' ; \n-- Check: SELECT 2\n-- Allow: e, f\n-- Allow: g\n"
-        "SELECT %(b)s; -- Metric: z\n"
+        "--   Check:  SELECT %(a)s, ';' ; \n-- Check: SELECT 2\n-- Reads: a ,b\n-- Allow: e, f\n-- Allow: g,\n"
+        "--Empty: no\nSELECT %(b)s; -- Metric: z\n"
     )
-    checks = (Check("SELECT %(a)s, ';'", 8, 14), Check("SELECT 2", 9, 11))
-    assert script.header == Header("a", "b: c", "card", True, checks, frozenset("efg"))
+    assert script.header[:2] == (HeaderLine("metric", "a", 2, 12), HeaderLine("description", "b: c", 3, 19))
+    assert [script.header_value(key) for key in ("metric", "description", "data type", "empty")] == [
+        "a", "b: c", "card", "ok",
+    ]  # fmt: skip
+    assert [(check.value, check.line, check.column) for check in script.checks] == [
+        ("SELECT %(a)s, ';' ;", 8, 14), ("SELECT 2", 9, 11),
+    ]  # fmt: skip
+    assert script.header_list("reads") == {"a", "b"}
+    assert script.header_list("allow") == {"e", "f", "g"}
     assert script.parameters == {"a", "b"}
 
 
@@ -141,7 +214,7 @@ def test_a_text_of_comments_and_hints_alone_has_no_statement() -> None:
 
 
 def test_a_file_without_header_has_an_empty_one() -> None:
-    assert parse("SELECT 1; -- Metric: z").header == Header(None, None, None, False, (), frozenset())
+    assert parse("SELECT 1; -- Metric: z").header == ()
 
 
 def test_binding_fills_code_and_leaves_comments_and_other_percents() -> None:
@@ -159,7 +232,7 @@ def test_binding_takes_percents_from_left_to_right() -> None:
 
 
 def test_a_check_is_bound_like_a_statement() -> None:
-    assert bind(Check("SELECT %(d)s, '5%%'", 1, 1), {"d": "'x'"}) == "SELECT 'x', '5%'"
+    assert bind(HeaderLine("check", "SELECT %(d)s, '5%%' ; ", 1, 1), {"d": "'x'"}) == "SELECT 'x', '5%'"
 
 
 def test_a_name_without_a_value_is_named() -> None:
@@ -171,14 +244,24 @@ def test_a_literal_escapes_what_could_end_it() -> None:
     assert literal("a'b\"c\\d\0e\nf\rg\x1ah") == r"""'a\'b\"c\\d\0e\nf\rg\Zh'"""
 
 
+def fingerprint(text: str, **values: str) -> str:
+    return parse(text).fingerprint(values)
+
+
 def test_the_fingerprint_sees_code_only() -> None:
-    first = parse("-- a\nSELECT 'a b' , x;\nSELECT 2")
-    same = parse("SELECT   'a b',x /* c */ ;\r\n;SELECT 2; -- d")
-    assert first.fingerprint == same.fingerprint
-    assert len(first.fingerprint) == 16
-    assert parse("SELECT 'a\r\nb'").fingerprint == parse("SELECT 'a\nb'").fingerprint
+    first = fingerprint("-- a\nSELECT 'a b' , x;\nSELECT 2")
+    assert len(first) == 16
+    assert first == fingerprint("SELECT   'a b',x /* c */ ;\r\n;SELECT 2; -- d")
+    assert fingerprint("SELECT 'a\r\nb'") == fingerprint("SELECT 'a\nb'")
     others = ["SELECT 'a  b', x; SELECT 2", "SELECT 'a b', X; SELECT 2", "SELECT 'a b', x; SELECT 3"]
-    assert len({first.fingerprint, *(parse(text).fingerprint for text in others)}) == 4
+    assert len({first, *map(fingerprint, others)}) == 4
+
+
+def test_the_fingerprint_covers_the_values_that_the_text_uses_and_no_others() -> None:
+    text = "-- Check: SELECT %(b)s\nSELECT %(a)s"
+    first = fingerprint(text, a="1", b="2")
+    assert first == fingerprint(text, a="1", b="2", c="3")
+    assert len({first, fingerprint(text), fingerprint(text, a="9", b="2"), fingerprint(text, a="1", b="9")}) == 4
 
 
 def test_places_count_characters_and_end_lines_at_newlines() -> None:
@@ -189,8 +272,10 @@ def test_places_count_characters_and_end_lines_at_newlines() -> None:
 def everything(script: Script) -> None:
     """Compute all that a script computes on demand."""
     assert isinstance(script.parameters, frozenset)
-    assert script.fingerprint
-    assert all(statement.code and statement.table != " " for statement in script.statements)
+    assert script.fingerprint({})
+    for statement in script.statements:
+        assert statement.code
+        assert (statement.target, statement.temporary_table) != (("", " "), " ")
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from tests.conftest import Database, Project, metric_sql
 FIRST = date(2025, 1, 1)
 NUMBERS = 1000  # rows of the table that cross joins get their work from
 ROWS = "metrics, metric_date, data_type, f_list, value_list"
-SOURCE = f"""
+NUMBERS_TABLE = f"""
 CREATE TABLE numbers (n INT NOT NULL PRIMARY KEY);
-INSERT INTO numbers SELECT a.d + 10 * b.d + 100 * c.d FROM {", ".join(
-    f"JSON_TABLE('[0,1,2,3,4,5,6,7,8,9]', '$[*]' COLUMNS (d INT PATH '$')) {name}" for name in "abc")};
+INSERT INTO numbers VALUES {", ".join(f"({n})" for n in range(NUMBERS))};
+"""
+SOURCE = f"""{NUMBERS_TABLE}
 CREATE TABLE plays (day DATE NOT NULL, user_id INT NOT NULL, KEY (day));
 INSERT INTO plays SELECT '{FIRST}' + INTERVAL n % 100 DAY, n * 7 % 90 FROM numbers;
 CREATE TABLE day_users (day DATE NOT NULL PRIMARY KEY, users INT NOT NULL, load_sum BIGINT NOT NULL);
@@ -50,10 +51,8 @@ def busy(width: int) -> str:
 
 def slow(project: Project, width: int) -> None:
     """Write a metric whose one statement is `busy(width)`."""
-    project.database.execute("CREATE TABLE IF NOT EXISTS numbers (n INT NOT NULL PRIMARY KEY)")
-    if not project.database.rows("SELECT 1 FROM numbers LIMIT 1"):
-        values = ", ".join(f"({n})" for n in range(1000))
-        project.database.execute(f"INSERT INTO numbers VALUES {values}")
+    if not project.database.rows("SHOW TABLES LIKE 'numbers'"):
+        project.database.execute(NUMBERS_TABLE)
     project.write("03_slow.sql", metric_sql("slow", busy(width)))
 
 
@@ -67,7 +66,7 @@ def wait_until(holds: Callable[[], Any], seconds: float = 30, pause: float = 0.0
 
 @dataclass
 class Workload:
-    """A project with five files on some dates, one helper and one cumulative metric among them."""
+    """A project with five files on some dates: a helper, three cards, and a cumulative metric with an initial file."""
 
     project: Project
     days: int
@@ -82,7 +81,7 @@ class Workload:
         before = f"({TOTAL} WHERE metrics = 'total' AND metric_date = %(metric_date)s - INTERVAL 1 DAY)"
         today = "(SELECT COUNT(*) FROM plays WHERE day = %(metric_date)s)"
         self.project.write("incremental/04_total.sql", metric_sql("total", f"{before} + {today}"))
-        until = "(SELECT COUNT(*) FROM plays WHERE day <= %(metric_date)s AND %(start_date)s IS NOT NULL)"
+        until = "(SELECT COUNT(*) FROM plays WHERE day <= %(metric_date)s)"
         self.project.write("initial/04_total.sql", metric_sql("total", until))
         self.project.write("05_last.sql", metric_sql("last", busy(self.width)))
 

@@ -1,8 +1,8 @@
 -- Metric: top_100_games_played
 -- Description: The 100 games played most within the 30 days that end with the metric date
 -- Data Type: ranking
--- Check: SELECT JSON_LENGTH(value_list) AS games FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND JSON_LENGTH(value_list) > 100
--- Check: SELECT * FROM (SELECT game.*, LAG(plays) OVER (ORDER BY place) AS plays_above FROM bi_metrics JOIN JSON_TABLE(value_list, '$[*]' COLUMNS (place FOR ORDINALITY, number INT PATH '$.rank', plays BIGINT PATH '$.plays')) AS game WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s) AS listed WHERE number <> place OR plays > plays_above OR plays < 1
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND (JSON_LENGTH(value_list) > 100 OR JSON_EXTRACT(value_list, '$[0].rank') <> 1)
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[0].plays')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[1].plays')) AS SIGNED)
 
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 WITH counted AS (
@@ -22,12 +22,10 @@ WITH counted AS (
         -- GROUP_CONCAT, because JSON_ARRAYAGG promises no order. Without any game: an empty list.
         CONCAT('[', COALESCE(GROUP_CONCAT(
             JSON_OBJECT('rank', place, 'game_id', game_id, 'title', title, 'plays', plays) ORDER BY place
-        ), ''), ']') AS value_list,
-        %(metric_date)s AS metric_date
+        ), ''), ']') AS value_list
     FROM ranked
     WHERE place <= 100
 )
-SELECT 'top_100_games_played', d.data_type, d.f_list, d.value_list, d.metric_date
+SELECT 'top_100_games_played', d.data_type, d.f_list, d.value_list, %(metric_date)s
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

@@ -1,13 +1,16 @@
 -- Metric: total_users_after_cutoff
 -- Description: Users who signed up on or after the cutoff date, up to the end of the metric date
 -- Data Type: card
--- Check: SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS today JOIN bi_metrics AS day_before ON day_before.metrics = today.metrics AND day_before.metric_date = %(metric_date)s - INTERVAL 1 DAY WHERE today.metrics = 'total_users_after_cutoff' AND today.metric_date = %(metric_date)s AND CAST(JSON_VALUE(today.value_list, '$.total_users') AS SIGNED) < CAST(JSON_VALUE(day_before.value_list, '$.total_users') AS SIGNED)
+-- Check: SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS today JOIN bi_metrics AS day_before ON day_before.metrics = today.metrics AND day_before.metric_date = %(metric_date)s - INTERVAL 1 DAY WHERE today.metrics = 'total_users_after_cutoff' AND today.metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(today.value_list, '$.total_users')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(day_before.value_list, '$.total_users')) AS SIGNED)
 
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
-WITH per_day AS (
-    -- The dates asked for, so that a day without sign-ups has its row too.
-    SELECT day, 0 AS users
-    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS asked
+WITH RECURSIVE asked AS (
+    -- The dates asked for, so that a day without any event has its row too.
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
+), per_day AS (
+    SELECT day, 0 AS users FROM asked
     UNION ALL
     -- All days since the cutoff, also those before start_date: the first date asked for has a past.
     SELECT DATE(created_at), COUNT(*)
@@ -30,5 +33,4 @@ WITH per_day AS (
 )
 SELECT 'total_users_after_cutoff', d.data_type, d.f_list, d.value_list, d.metric_date
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

@@ -1,13 +1,16 @@
 -- Metric: new_users_last_60d
 -- Description: Users who signed up within the 60 days that end with the metric date
 -- Data Type: card
--- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'new_users_last_60d' AND metric_date = %(metric_date)s AND CAST(JSON_VALUE(value_list, '$.new_users') AS SIGNED) < 0
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'new_users_last_60d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.new_users')) AS SIGNED) < 0
 
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
-WITH per_day AS (
-    -- The dates asked for, so that a day without sign-ups has its row too.
-    SELECT day, 0 AS users
-    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS asked
+WITH RECURSIVE asked AS (
+    -- The dates asked for, so that a day without any event has its row too.
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
+), per_day AS (
+    SELECT day, 0 AS users FROM asked
     UNION ALL
     -- From 59 days before start_date: the first date asked for has a whole window behind it.
     SELECT DATE(created_at), COUNT(*)
@@ -31,5 +34,4 @@ WITH per_day AS (
 )
 SELECT 'new_users_last_60d', d.data_type, d.f_list, d.value_list, d.metric_date
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

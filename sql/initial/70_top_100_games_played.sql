@@ -1,13 +1,15 @@
 -- Metric: top_100_games_played
 -- Description: The 100 games played most within the 30 days that end with the metric date
 -- Data Type: ranking
--- Check: SELECT JSON_LENGTH(value_list) AS games FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND JSON_LENGTH(value_list) > 100
--- Check: SELECT * FROM (SELECT game.*, LAG(plays) OVER (ORDER BY place) AS plays_above FROM bi_metrics JOIN JSON_TABLE(value_list, '$[*]' COLUMNS (place FOR ORDINALITY, number INT PATH '$.rank', plays BIGINT PATH '$.plays')) AS game WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s) AS listed WHERE number <> place OR plays > plays_above OR plays < 1
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND (JSON_LENGTH(value_list) > 100 OR JSON_EXTRACT(value_list, '$[0].rank') <> 1)
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[0].plays')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[1].plays')) AS SIGNED)
 
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
-WITH asked AS (
-    SELECT day
-    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS dates
+WITH RECURSIVE asked AS (
+    -- The dates asked for, so that a day without any event has its row too.
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
 ), per_day AS (
     -- One scan, from 29 days before start_date; counted before anything is joined.
     -- SQL_BIG_RESULT: many groups, so sort instead of filling a temporary table (10 times faster on MariaDB).
@@ -56,5 +58,4 @@ WITH asked AS (
 )
 SELECT 'top_100_games_played', d.data_type, d.f_list, d.value_list, d.metric_date
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

@@ -2,19 +2,19 @@
 -- Description: Users with at least one payment within the 30 days that end with the metric date
 -- Data Type: card
 
-INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
-WITH asked AS (
-    SELECT day
-    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS dates
-), paid AS (
-    SELECT
-        user_id,
-        DATE(paid_at) AS day,
-        LEAD(DATE(paid_at)) OVER (PARTITION BY user_id ORDER BY DATE(paid_at)) AS next_day
+-- Set-based: it runs once for all dates asked for.
+WITH RECURSIVE asked AS (
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
+), days AS (
+    SELECT DISTINCT user_id, DATE(paid_at) AS day
     FROM payments
     WHERE paid_at >= %(start_date)s - INTERVAL 29 DAY
       AND paid_at < %(metric_date)s + INTERVAL 1 DAY
-    GROUP BY user_id, DATE(paid_at)
+), paid AS (
+    SELECT day, LEAD(day) OVER (PARTITION BY user_id ORDER BY day) AS next_day
+    FROM days
 ), changes AS (
     -- A payment counts for 30 days, or until the user's next one.
     SELECT day, 1 AS users
@@ -29,16 +29,7 @@ WITH asked AS (
     SELECT day, SUM(SUM(users)) OVER (ORDER BY day) AS paying_users
     FROM changes
     GROUP BY day
-), d AS (
-    SELECT
-        'card' AS data_type,
-        JSON_ARRAY('paying_users') AS f_list,
-        JSON_OBJECT('paying_users', running.paying_users) AS value_list,
-        asked.day AS metric_date
-    FROM asked
-    JOIN running ON running.day = asked.day
 )
-SELECT 'paying_users_last_30d', d.data_type, d.f_list, d.value_list, d.metric_date
-FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+SELECT day AS metric_date, CAST(paying_users AS SIGNED) AS paying_users
+FROM running
+WHERE day BETWEEN %(start_date)s AND %(metric_date)s

@@ -1,15 +1,14 @@
--- Metric: plays_by_genre
--- Description: Games started on the metric date, by genre
--- Data Type: ranking
-
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
-WITH counted AS (
-    -- One scan, counted before the join.
-    SELECT DATE(played_at) AS day, game_id, COUNT(*) AS plays
+WITH RECURSIVE asked AS (
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
+), counted AS (
+    SELECT SQL_BIG_RESULT game_id, DATE(played_at) AS day, COUNT(*) AS plays
     FROM game_plays
     WHERE played_at >= %(start_date)s
       AND played_at < %(metric_date)s + INTERVAL 1 DAY
-    GROUP BY DATE(played_at), game_id
+    GROUP BY game_id, DATE(played_at)
 ), ranked AS (
     SELECT
         day,
@@ -31,10 +30,9 @@ WITH counted AS (
         JSON_ARRAY('rank', 'genre', 'plays') AS f_list,
         CONCAT('[', COALESCE(listed.genres, ''), ']') AS value_list,
         asked.day AS metric_date
-    FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) AS asked
+    FROM asked
     LEFT JOIN listed ON listed.day = asked.day
 )
 SELECT 'plays_by_genre', d.data_type, d.f_list, d.value_list, d.metric_date
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

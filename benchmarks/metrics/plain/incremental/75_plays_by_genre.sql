@@ -1,7 +1,3 @@
--- Metric: plays_by_genre
--- Description: Games started on the metric date, by genre
--- Data Type: ranking
-
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 WITH counted AS (
     SELECT game_id, COUNT(*) AS plays
@@ -26,5 +22,4 @@ WITH counted AS (
 )
 SELECT 'plays_by_genre', d.data_type, d.f_list, d.value_list, d.metric_date
 FROM d
-ON DUPLICATE KEY UPDATE
-    data_type = d.data_type, f_list = d.f_list, value_list = d.value_list, updated_at = CURRENT_TIMESTAMP;
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

@@ -1,0 +1,14 @@
+INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
+WITH d AS (
+    SELECT
+        'card' AS data_type,
+        JSON_ARRAY('revenue') AS f_list,
+        JSON_OBJECT('revenue', COALESCE(SUM(amount), 0.00)) AS value_list,
+        %(metric_date)s AS metric_date
+    FROM payments
+    WHERE paid_at >= %(metric_date)s - INTERVAL 29 DAY
+      AND paid_at < %(metric_date)s + INTERVAL 1 DAY
+)
+SELECT 'revenue_last_30d', d.data_type, d.f_list, d.value_list, d.metric_date
+FROM d
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;

@@ -1,0 +1,132 @@
+"""A metric written as a SELECT: its rows become the values of bi_metrics, the same on every engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from src.db_manager import Column, Row
+from src.errors import MetricsError
+from src.step import Step
+
+MOST_ROWS = 100_000  # of one date
+LONGEST_NAME = 64  # characters of a column's name
+DATE_COLUMN = "metric_date"
+
+
+class QueryError(MetricsError):
+    """The rows of a SELECT are no metric; the text says why and what to do."""
+
+
+def values_of(step: Step, columns: Sequence[Column], rows: Iterable[Row]) -> tuple[list[str], dict[date, Any]]:
+    """Return the names of the fields, and the value of each date of the step: an object, an array, or None.
+
+    A card's value is an object of its one row, that of a timeseries or ranking an array of objects. Raises QueryError.
+    """
+    fields = [column for column in columns if column.name.lower() != DATE_COLUMN]
+    date_at = next((i for i, column in enumerate(columns) if column.name.lower() == DATE_COLUMN), None)
+    _check_columns(step, [column.name for column in fields], date_at)
+    found: dict[date, list[dict[str, Any]]] = {}
+    for row in rows:
+        day = step.dates[-1] if date_at is None else _date_of(step, row[date_at])
+        values = (value for i, value in enumerate(row) if i != date_at)
+        items = found.setdefault(day, [])
+        items.append({column.name: _plain(column, value) for column, value in zip(fields, values, strict=True)})
+        if len(items) > MOST_ROWS:
+            raise QueryError(f"more than {MOST_ROWS:,} rows for {day}; aggregate, or add a LIMIT")
+    return [column.name for column in fields], {day: _value(step, day, found.get(day, [])) for day in step.dates}
+
+
+def as_sql(value: Any) -> tuple[str, list[Any]]:
+    """Return an SQL expression for a JSON value, with its arguments.
+
+    JSON text with a DECIMAL in it would be read by MySQL as DOUBLE, so such values are built by JSON functions.
+    """
+    try:
+        return "%s", [json.dumps(value, ensure_ascii=False)]
+    except TypeError:  # json knows no Decimal
+        args: list[Any] = []
+        return _expression(value, args), args
+
+
+def _expression(value: Any, args: list[Any]) -> str:
+    if isinstance(value, list):
+        return f"JSON_ARRAY({', '.join(_expression(item, args) for item in value)})"
+    if isinstance(value, dict):
+        pairs = []
+        for key, item in value.items():
+            args.append(key)
+            pairs.append(f"%s, {_expression(item, args)}")
+        return f"JSON_OBJECT({', '.join(pairs)})"
+    if isinstance(value, Decimal):
+        args.append(str(value))
+        return f"CAST(%s AS DECIMAL(65,{max(0, -int(value.as_tuple().exponent))}))"
+    args.append(value)
+    return "%s"
+
+
+def _check_columns(step: Step, names: Sequence[str], date_at: int | None) -> None:
+    if not names:
+        raise QueryError("the SELECT has no column to store; select the number")
+    for name in names:
+        if names.count(name) > 1:
+            raise QueryError(f"two columns are named {name}; name one of them otherwise with AS")
+        if len(name) > LONGEST_NAME:
+            size = f"{len(name)} characters, and {LONGEST_NAME} is the most"
+            raise QueryError(f"the column {name[:20]}... has {size}; name it with AS")
+    if step.file.is_set_based and date_at is None:
+        raise QueryError(f"a set-based SELECT needs a column {DATE_COLUMN} that says which date a row belongs to")
+
+
+def _date_of(step: Step, value: Any) -> date:
+    day = value
+    if isinstance(day, str):
+        with suppress(ValueError):
+            day = datetime.fromisoformat(day)
+    if isinstance(day, datetime) and day.time() == time():
+        day = day.date()
+    if not isinstance(day, date) or isinstance(day, datetime):
+        raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is no date; select DATE(...)")
+    if day not in step.dates:
+        raise QueryError(f"a row is of {day}, which is not among the dates asked for ({step.label}); look at the WHERE")
+    return day
+
+
+def _value(step: Step, day: date, items: list[dict[str, Any]]) -> Any:
+    if not items and step.file.empty_value is not None:
+        return json.loads(step.file.empty_value)
+    if step.file.data_type != "card":
+        return items
+    if not items:
+        raise QueryError(f"no row for {day}; if that is expected, add the header line `-- Empty: ok`")
+    if len(items) > 1:
+        raise QueryError(
+            f"{len(items):,} rows for {day}, and a card has one; aggregate, or add the header line "
+            "`-- Data Type: timeseries` or `-- Data Type: ranking`"
+        )
+    return items[0]
+
+
+def _plain(column: Column, value: Any) -> Any:
+    """Return a value as JSON knows it: dates and times are ISO text, BIT is a number, DECIMAL stays as it is."""
+    if isinstance(value, bytes):
+        if not column.is_bit:
+            raise QueryError(f"the column {column.name} is binary, which JSON cannot hold; use HEX() or CONVERT()")
+        return int.from_bytes(value, "big")
+    if isinstance(value, date):  # or a datetime
+        return str(value)
+    if isinstance(value, timedelta):
+        return _time_text(value)
+    return value
+
+
+def _time_text(value: timedelta) -> str:
+    """Return a TIME, which may be negative or over a day, as "-100:59:59.500000"."""
+    micros = abs(value) // timedelta(microseconds=1)
+    seconds, fraction = divmod(micros, 1_000_000)
+    text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{'-' if value < timedelta() else ''}{text}{f'.{fraction:06}' if fraction else ''}"

@@ -1,0 +1,57 @@
+"""How the connection is secured: DB_SSL_MODE and its files as the driver's arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from config.database import Settings
+from src.errors import DatabaseError, SettingsError
+
+NEEDS_CRYPTOGRAPHY = (
+    "caching_sha2_password over TCP needs TLS; set DB_SSL_MODE=required, or verify-ca to know who answers"
+)
+
+
+class _RefusePassword:
+    """Stands in for authentication methods that send the password as it is."""
+
+    def __init__(self, connection: object) -> None:
+        pass
+
+    def authenticate(self, packet: object) -> None:
+        message = "the server asks for the password in clear text; set DB_SSL_MODE=verify-ca or verify-identity"
+        raise DatabaseError(2059, message)
+
+
+def driver_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the driver's arguments for DB_SSL_MODE, over TCP."""
+    mode = settings.db_ssl_mode
+    # Without a verified certificate, whoever answers may be anybody.
+    plain = {} if mode.startswith("verify") else {"mysql_clear_password": _RefusePassword, "dialog": _RefusePassword}
+    if mode == "disabled":
+        return {"ssl_disabled": True, "auth_plugin_map": plain}
+    if mode == "preferred" and not settings.db_ssl_cert:
+        return {"auth_plugin_map": plain}  # the driver's default: TLS where the server offers it, unverified
+    import ssl
+
+    for name in ("db_ssl_ca", "db_ssl_cert", "db_ssl_key"):
+        _require_readable(name.upper(), getattr(settings, name))
+    try:
+        context = ssl.create_default_context(cafile=settings.db_ssl_ca or None)
+        if settings.db_ssl_cert:  # an empty password, for else a locked key would be asked for on the terminal
+            context.load_cert_chain(settings.db_ssl_cert, settings.db_ssl_key or None, password="")
+    except ssl.SSLError as error:
+        raise SettingsError(f"DB_SSL_CA, DB_SSL_CERT and DB_SSL_KEY do not hold what they should: {error}") from None
+    # Python 3.13 refuses certificates as MySQL makes them, and as most in-house authorities do.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.check_hostname = mode == "verify-identity"
+    context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
+    return {"ssl": context, "auth_plugin_map": plain}
+
+
+def _require_readable(name: str, path: str) -> None:
+    try:
+        if path:
+            open(path, "rb").close()
+    except OSError as error:
+        raise SettingsError(f"{name}={path}: cannot read it: {error.strerror}") from None

@@ -1,0 +1,289 @@
+"""The HTML page in a real browser: what it shows, that it asks for nothing, and that hostile values stay text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Locator, sync_playwright
+from playwright.sync_api import Page as Tab
+
+from src.page import Cell, MetricPage, Page, render, write
+from src.sql_loader import MetricFile
+from src.sql_text import parse
+from src.status import MetricState
+from src.store import Edit, Status
+
+TODAY = date(2026, 11, 24)
+EVIL = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">" ]]> </style> &amp; \u202eabc\u200f'
+LONG = "n" * 100
+Open = Callable[..., Tab]
+
+
+def day(back: int) -> date:
+    return TODAY - timedelta(days=back)
+
+
+def metric(name: str, data_type: str, values: Mapping[int, str], error: str | None = None, **more: Any) -> MetricPage:
+    """A metric with a row for each number of days back, final unless it is of today or listed in not_final."""
+    status = "failed" if error else "ok"
+    known: dict[str, Any] = {"missing": [], "not_final": [], "future": [], "sql_changed": False, "file_errors": []}
+    known |= {key: more.pop(key) for key in known.keys() & more.keys()}
+    state = MetricState(
+        name, MetricFile(name, f"sql/{name}.sql", None, None, False, parse("")),
+        Status(TODAY, TODAY, TODAY, len(values), None, "2026-11-24 02:10:07", 84, status, error), **known,
+    )  # fmt: skip
+    rows = {
+        day(back): Cell(value, back > 0 and day(back) not in state.not_final) for back, value in values.items()
+    }  # fmt: skip
+    sql = {f"sql/{name}.sql": "SELECT 1\nFROM plays"}
+    return replace(MetricPage(state, f"What {name} counts", data_type, sql, (), rows, []), **more)
+
+
+def page_of(*metrics: MetricPage, **more: Any) -> Page:
+    return replace(Page("bi_demo", "2026-11-24 07:02 UTC", TODAY, 90, "All final", [], True, metrics), **more)
+
+
+REVENUE = {back: f'{{"revenue": {1345187 - 2113 * back}.{back:02}}}' for back in range(100) if back not in (12, 13)}
+ACTIVITY = {back: json.dumps({"daily": 2000 + 37 * (back % 7), "ratio": 0.1 + back / 7}) for back in range(100)}
+HOURS = {back: json.dumps([{"hour": h, "plays": 900 + h * 71 - back} for h in range(24)]) for back in range(3)}
+TITLES = [f"Game {number}" for number in range(40)]
+GAMES = {
+    back: json.dumps([
+        {"rank": place, "game_id": 1000 + TITLES.index(title), "title": title, "plays": 99000 - 1500 * place}
+        for place, title in enumerate(titles, 1)
+    ])
+    for back, titles in ((1, [TITLES[2], *TITLES[:2], "Game 39", *TITLES[3:20]]), (8, TITLES[:30]))
+}  # fmt: skip
+REAL = page_of(
+    metric("total_revenue", "card", REVENUE, missing=[day(13), day(12)], not_final=[day(5)],
+           edits=[Edit("total_revenue", day(3), "revenue: 1,338,848.01 -> 1,338,848.03")]),
+    metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), sql_changed=True),
+    metric("plays_by_hour", "timeseries", HOURS),
+    metric("top_games", "ranking", GAMES, error="40_top.sql:7: Unknown column (1054)"),
+    state="1 metric failed", commands=("python run_metrics.py --metric top_games",), is_well=False,
+)  # fmt: skip
+HOSTILE = page_of(
+    metric(LONG, "card", {1: json.dumps({EVIL: EVIL, LONG: "NaN", "d": "\ud800"}), 2: "null", 3: "[]", 4: "not JSON"},
+           description=EVIL, error=EVIL, file_errors=[EVIL], reads=[EVIL], sql={EVIL: EVIL},
+           edits=[Edit(LONG, TODAY, EVIL)]),
+    metric("numbers", "card", {1: '{"big": 12345678901234567890.1234567891, "huge": 1e400, "tiny": 1e-400, "beyond": '
+           '1e99999999999999999999, "nan": NaN, "zero": 0.000, "far": 1e999999999, "long": ' + "9" * 5000 + "}",
+           2: '{"big": 0, "huge": -1e400, "tiny": 0, "far": -9e999999999}'}),
+    metric("deep", "card", {1: "[" * 100000}), metric("unknown", EVIL, {1: "5"}),
+    metric("nothing", "card", {}), metric("null", "card", {1: "null"}), metric("empty", "ranking", {1: "[]"}),
+    metric("odd", "timeseries", {1: '[null, 1, "x", {"a": [1, {"b": null}]}]', 2: "{}"}),
+    metric("long_ranking", "ranking", {1: json.dumps([{"title": f"{EVIL} {n}", "n": n * n} for n in range(500)])}),
+    database=EVIL, state=EVIL, commands=(EVIL,), moment=EVIL,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium-headless-shell", "chromium", "chrome-headless-shell")
+    found = next(filter(None, map(shutil.which, names)), None)
+    assert found, "no browser for these tests: apt-get install --no-install-recommends chromium-headless-shell"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens a page from disk; at the end of the test, nothing was requested and nothing was complained about."""
+    complaints: list[str] = []
+    requests: list[str] = []
+    contexts: list[Any] = []
+
+    def opened(page: Page, width: int = 1440, scheme: Any = "light", script: bool = True) -> Tab:
+        write(page, tmp_path / "page.html")
+        window: Any = {"width": width, "height": 900}
+        context = browser.new_context(viewport=window, color_scheme=scheme, java_script_enabled=script)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(5000)
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((tmp_path / "page.html").as_uri())
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert requests == [(tmp_path / "page.html").as_uri()] * len(contexts)
+
+
+def card(tab: Tab, name: str) -> Locator:
+    return tab.locator("article").filter(has=tab.get_by_role("heading", name=name, exact=True))
+
+
+def table(inside: Locator, number: int = 0) -> list[list[str]]:
+    text_of_cells = "table => [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent))"
+    rows: list[list[str]] = inside.locator("table").nth(number).evaluate(text_of_cells)
+    return rows
+
+
+def unfold(tab: Tab) -> None:
+    tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+
+
+@pytest.mark.parametrize("shot", ["real-360-light", "real-360-dark", "real-1440-light", "real-1440-dark",
+                                  "hostile-360-dark", "hostile-1440-light"])  # fmt: skip
+def test_page_fits_its_window_and_is_accessible(show: Open, shot: str) -> None:
+    name, width, scheme = shot.split("-")
+    tab = show({"real": REAL, "hostile": HOSTILE}[name], int(width), scheme)
+    if folder := os.environ.get("PAGE_SHOTS"):
+        tab.screenshot(path=Path(folder) / f"{shot}.png", full_page=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= int(width)
+    unfold(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= int(width)
+    found = Axe().run(tab)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_card_shows_its_newest_final_value_with_its_changes(show: Open) -> None:
+    shown = card(show(REAL), "total_revenue")
+    assert shown.locator(".value").inner_text() == "1,343,074.01"
+    assert "revenue on Mon 23 Nov 2026" in shown.inner_text()
+    changes = shown.locator(".changes li").all_inner_texts()
+    assert changes == ["2,112.99 (+0.2%) on the day before", "14,790.93 (+1.1%) on the week before"]
+    assert shown.locator(".changes b.up").count() == 2
+
+
+def test_the_numbers_of_a_card_equal_its_rows(show: Open) -> None:
+    shown = card(show(REAL), "total_revenue")
+    found = {
+        date.fromisoformat(monday) + timedelta(days=place): text
+        for monday, *texts in table(shown) for place, text in enumerate(texts) if text
+    }  # fmt: skip
+    numbers = {at: Decimal(text.rstrip("*").replace(",", "")) for at, text in found.items() if text != "missing"}
+    stored = {day(back): json.loads(text, parse_float=Decimal)["revenue"] for back, text in REVENUE.items()}
+    first = min(found)  # a week is shown whole
+    assert day(90 + 6) < first <= day(89)
+    assert numbers == {at: number for at, number in stored.items() if at >= first}
+    assert [at for at, text in found.items() if text.endswith("*")] == [TODAY, day(5)]
+    assert sorted(at for at, text in found.items() if text == "missing") == [day(13), day(12)]
+
+
+def points(path: str | None) -> dict[int, int]:
+    """Return the y of each x that the line of an SVG path goes through."""
+    found: dict[int, int] = {}
+    x = y = 0
+    for command, first, second in re.findall(r"([Ml])(\d+) ?([+-]?\d+)", path or ""):
+        steps, rise = (int(first), int(second)) if command == "l" else (0, 0)
+        if command == "M":
+            x, y = int(first), int(second)
+        found |= {x + step: y + rise * step // (steps or 1) for step in range(steps + 1)}
+        x, y = x + steps, y + rise
+    return found
+
+
+def test_a_line_and_a_strip_tell_what_is_not_final_and_what_is_missing(show: Open) -> None:
+    shown = card(show(REAL), "total_revenue")
+    final, dashed, dot = (points(shown.locator(f".line .{part}").get_attribute("d")) for part in "fbd")
+    assert [x for x in range(90) if x not in final] == [89 - 13, 89 - 12, 89 - 5, 89]
+    assert [*dashed] == [89 - 6, 89 - 5, 89 - 4, 88, 89]  # into and out of what is not final
+    assert dot == {88: final[88]}
+    numbers = [Decimal(json.loads(REVENUE[89 - x], parse_float=str)["revenue"]) for x in final | dashed]
+    low, high = min(numbers), max(numbers)
+    assert [*(final | dashed).values()] == [round((high - number) / (high - low) * 100) for number in numbers]
+    assert shown.locator(".line svg").get_attribute("aria-label") == (
+        "revenue, 88 of 90 values from 2026-08-27 to 2026-11-24: lowest 1,157,130.89 (2026-08-27), "
+        "highest 1,345,187.00 (2026-11-24)"
+    )
+    counts = shown.locator(".strip").inner_text()
+    assert counts == "Last 92 dates: 88 final 2 not final 2 missing 1 changed since"
+
+
+def test_a_timeseries_shows_its_items_beside_those_of_the_day_before(show: Open) -> None:
+    shown = card(show(REAL), "plays_by_hour")
+    assert table(shown) == [[f"{h}", f"{899 + h * 71:,}", f"{898 + h * 71:,}"] for h in range(24)]
+    assert [(shown.locator(f".bars .{part}").get_attribute("d") or "").count("M") for part in "fb"] == [24, 24]
+
+
+def test_a_ranking_shows_ten_rows_with_their_movement_and_folds_the_rest(show: Open) -> None:
+    shown = card(show(REAL), "top_games")
+    assert table(shown)[:4] == [
+        ["1", "1002", "Game 2", "97,500", "2"], ["2", "1000", "Game 0", "96,000", "1"],
+        ["3", "1001", "Game 1", "94,500", "1"], ["4", "1039", "Game 39", "93,000", "new"],
+    ]  # fmt: skip
+    moves = shown.locator("table").first.locator(".up, .down").evaluate_all("all => all.map(e => e.className)")
+    assert moves[:3] == ["up", "down", "down"]
+    assert [len(table(shown, number)) for number in (0, 1)] == [10, 11]
+    assert shown.get_by_text("11 more rows").is_visible()
+
+
+def test_problems_and_what_repairs_them_are_named(show: Open) -> None:
+    tab = show(REAL)
+    assert tab.locator(".state.ill").inner_text().split("\n") == ["1 metric failed", *REAL.commands]
+    assert card(tab, "total_revenue").locator(".badges").inner_text() == (
+        "missing: 2026-11-11 to 2026-11-12\nnot final: 2026-11-19"
+    )
+    assert card(tab, "top_games").locator(".badges").inner_text() == "last run failed"
+    assert card(tab, "user_activity").locator(".badges").inner_text() == "SQL changed since"
+    assert "Unknown column (1054)" in card(tab, "top_games").inner_text()
+    assert "1,338,848.01 -> 1,338,848.03" in card(tab, "total_revenue").inner_text()
+
+
+def test_filter_leaves_the_metrics_that_hold_every_word_and_a_link_brings_back_the_others(show: Open) -> None:
+    tab = show(REAL)
+    tab.keyboard.type("/what activity")
+    assert tab.locator("article:visible h2").all_inner_texts() == ["user_activity"]
+    assert tab.locator("output").inner_text() == "1 of 4 shown"
+    tab.get_by_role("link", name="total_revenue").click()
+    assert card(tab, "total_revenue").is_visible()
+
+
+def test_page_is_complete_without_script(show: Open) -> None:
+    with_script, without = show(REAL), show(REAL, script=False)
+    assert without.locator("main").inner_text() == with_script.locator("main").inner_text()
+    assert not without.get_by_role("search").is_visible()
+
+
+def test_hostile_content_is_shown_as_text(show: Open) -> None:
+    tab = show(HOSTILE)
+    unfold(tab)
+    assert tab.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 1, 0]
+    for place in ("h1", ".state b", ".state code", "article:first-child header p", "dd.ill", "pre"):
+        assert tab.locator(place).first.text_content() == EVIL
+    assert {EVIL, "NaN", "\\ud800"} <= set(card(tab, LONG).locator(".value").all_text_contents())
+    assert card(tab, "numbers").locator(".value").all_text_contents()[:7] == [
+        "12,345,678,901,234,567,890.12", "1.0000E+400", "1.0000E-400", "NaN", "NaN", "0.00", "1.0000E+999999999",
+    ]  # fmt: skip
+    assert "12,345,678,901,234,567,890.1234567891" in table(card(tab, "numbers"))[0]
+    assert len(table(card(tab, "long_ranking"), 1)) == 490
+    assert card(tab, LONG).locator(".badges").inner_text() == f"file error: {EVIL}\nlast run failed"
+    assert all("No value to show" in card(tab, name).inner_text() for name in ("null", "empty", "nothing"))
+
+
+def test_write_replaces_the_page_whole_and_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write(REAL, path)
+    assert (path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777) == (render(REAL), 0o644)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # the disk is full after 5,000 bytes
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(HOSTILE, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text(encoding="utf-8") == render(REAL)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write(REAL, tmp_path / "pipe")
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "pipe"]

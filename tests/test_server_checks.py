@@ -1,0 +1,98 @@
+"""What the server says of metric files before they run: EXPLAIN, tables read whole, engines that cannot roll back."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from config.database import load_settings
+from src.db_manager import DatabaseManager
+from src.server_checks import ask_server, wrong_engines
+from src.sql_loader import load_catalog
+from src.step import Parameters, Step
+from tests.conftest import Project, metric_sql
+
+ROWS = 1 << 18
+TABLES = f"""
+CREATE TABLE big (id INT AUTO_INCREMENT PRIMARY KEY, at DATETIME, user_id INT, KEY (at));
+INSERT INTO big (at, user_id) VALUES ('2025-01-01 12:00:00', 1);
+{"INSERT INTO big (at, user_id) SELECT at + INTERVAL id DAY, user_id + 1 FROM big;" * 8}
+{"INSERT INTO big (at, user_id) SELECT at, user_id + 1 FROM big;" * 10}
+ANALYZE TABLE big;
+CREATE TABLE helper (day DATE, n INT) ENGINE = MyISAM;
+CREATE TABLE lasting (day DATE PRIMARY KEY, n INT);
+"""
+
+
+@pytest.fixture
+def asked(project: Project) -> Project:
+    """A project whose database has a table of 262,144 rows with an index on a time."""
+    project.database.execute(TABLES)
+    return project
+
+
+def problems(project: Project) -> tuple[list[str], int]:
+    """Return what the server says of all files, and how many statements were left out."""
+    catalog = load_catalog(project.folder / "sql")
+    database = DatabaseManager(load_settings(project.folder, project.environment()))
+    database.connect()
+    try:
+        steps = [Step(file, (date(2025, 1, 15),), Parameters({}, None)) for file in catalog.files]
+        found, left_out = ask_server(database, steps)
+        return [str(problem) for problem in (*found, *wrong_engines(database, catalog.files))], left_out
+    finally:
+        database.close()
+
+
+def test_errors_of_every_kind_of_statement_and_of_checks_have_file_and_line(asked: Project) -> None:
+    asked.write("1_a.sql", "-- Check: SELECT 1 FROM nowhere\n\nSELECT nope\n\nFROM big WHERE at = %(metric_date)s")
+    asked.write("2_b.sql", "\nUPDATE lasting SET m = 1 WHERE day = %(metric_date)s;\n\n\nSELECT\n1 FROM nothing")
+    asked.write("3_c.sql", metric_sql("c", "1", where="\n\nFROM big WHERE missing = 1"))
+    found, left_out = problems(asked)
+    assert left_out == 0
+    start = [line.split(" ")[0] + line.split(": ")[3][:6] for line in found]
+    assert start == ["sql/1_a.sql:1:11:(1146)", "sql/1_a.sql:3:1:(1054)", "sql/2_b.sql:2:1:(1054)",
+                     "sql/2_b.sql:5:1:(1146)", "sql/3_c.sql:5:1:(1054)"], found  # fmt: skip
+    assert all(": error: explain: " in line for line in found)
+
+
+def test_a_table_read_whole_is_a_warning_and_a_range_of_its_index_is_none(asked: Project) -> None:
+    count = "SELECT COUNT(DISTINCT user_id) AS users FROM big AS b WHERE {}"
+    asked.write("1_wrapped.sql", count.format("DATE(b.at) = %(metric_date)s"))
+    asked.write("2_range.sql", count.format("b.at >= %(metric_date)s AND b.at < %(metric_date)s + INTERVAL 1 DAY"))
+    asked.write("3_variable.sql", "SET @u = 5;\n" + count.format("b.user_id = @u AND %(metric_date)s IS NOT NULL"))
+    found, left_out = problems(asked)
+    assert [line.split(": ")[0] for line in found] == ["sql/1_wrapped.sql:1:1", "sql/3_variable.sql:2:1"], found
+    assert all(": warning: full-scan: " in line and "big" in line for line in found)
+    assert left_out == 0
+
+
+def test_what_reads_a_temporary_table_is_left_out_and_counted(asked: Project) -> None:
+    asked.write("1_make.sql", "CREATE TEMPORARY TABLE found SELECT 1 AS n;\nSELECT n, %(metric_date)s AS d FROM found")
+    asked.write("2_use.sql", "-- Check: SELECT 1 FROM found\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM found")
+    assert problems(asked) == ([], 3)
+
+
+def test_a_view_that_the_account_may_not_explain_is_left_out_and_counted(asked: Project) -> None:
+    database = asked.database
+    account = f"{database.name}_viewer"
+    database.execute(
+        f"CREATE VIEW seen AS SELECT * FROM lasting; CREATE USER {account}; "
+        f"GRANT SELECT ON {database.name}.seen TO {account}; GRANT SELECT ON {database.name}.bi_metrics TO {account}"
+    )
+    asked.write("1_view.sql", "SELECT COUNT(*) AS n FROM seen WHERE day = %(metric_date)s")
+    asked.env["DB_USER"] = account
+    found, left_out = problems(asked)
+    database.execute(f"DROP USER {account}")
+    assert (found, left_out) == ([], 1)
+
+
+def test_a_table_that_cannot_roll_back_is_an_error_where_it_is_written(asked: Project) -> None:
+    asked.write("1_helper.sql", "DELETE FROM lasting WHERE day = %(metric_date)s;\n\n"
+                "INSERT INTO helper SELECT %(metric_date)s, 1")  # fmt: skip
+    asked.write("2_reader.sql", "SELECT COUNT(*) AS n FROM helper WHERE day = %(metric_date)s")
+    (found,), _ = problems(asked)
+    assert found.startswith("sql/1_helper.sql:3:1: error: cannot-roll-back: ")
+    assert "MyISAM" in found
+    assert "ENGINE = InnoDB" in found
