@@ -293,6 +293,8 @@ class DatabaseManager:
         except pymysql.err.Error as error:
             self.interruption.check()
             raise self._connection_error(*_code_and_text(error)) from None
+        except DatabaseError as error:  # the server wants the password in clear text
+            raise self._connection_error(error.code, str(error)) from None
         except RuntimeError as error:
             if "cryptography" not in str(error):
                 raise
