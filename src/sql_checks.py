@@ -177,8 +177,11 @@ class _Rules:
             if "IGNORE" in words[at : at + 3]:
                 message = "INSERT IGNORE keeps the old row; write INSERT ... ON DUPLICATE KEY UPDATE"
                 yield statement.code[words.index("IGNORE", at)], message
-            elif _phrase(words, "ON DUPLICATE KEY UPDATE") is None:
+            elif (update := _phrase(words, "ON DUPLICATE KEY UPDATE")) is None:
                 yield statement.code[at], "a date that is run again would fail; add ON DUPLICATE KEY UPDATE"
+            elif self.file.is_set_based and self.file.selects_metrics and "VALUES" not in words[update:]:
+                message = "MariaDB may store another date's value here; write value_list = VALUES(value_list)"
+                yield statement.code[update], message
 
     def duplicate_metric(self) -> _Found:
         """Two files of one name that run in the same mode overwrite each other's rows."""

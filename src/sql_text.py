@@ -18,15 +18,15 @@ WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 _TOKEN = re.compile(
     r"""
     (?P<blank>      [ \t\r\n\f\v]+ )
-  | (?P<word>       [0-9A-Za-z_$\u0080-\U0010ffff]+ )
+  | (?P<word>       [\w$]+ )
   | (?P<comment>    --(?=[\x00-\x20\x7f]|\Z)[^\n]* | \#[^\n]* | /\*(?!M?!|\+).*?\*/ )  # two dashes need a blank behind
   | (?P<open>       /\*(?:M?!(?:[0-9]{5,6})?|\+) )  # the server executes what is inside; a hint is /*+
   | (?P<close>      \*/ )
   | (?P<string>     '[^'\\]*(?:(?:\\.|'')[^'\\]*)*'(?!') | "[^"\\]*(?:(?:\\.|"")[^"\\]*)*"(?!") )
   | (?P<name>       `[^`]*(?:``[^`]*)*`(?!`) )
   | (?P<unterminated> (?:['"`]|/\*).* )
-  | (?P<variable>   @(?:`[^`]*`|'[^'\\]*'|"[^"\\]*"|[0-9A-Za-z_$.\u0080-\U0010ffff]+) )
-  | (?P<setting>    @@[0-9A-Za-z_$.\u0080-\U0010ffff]* )
+  | (?P<variable>   @(?:`[^`]*`|'[^'\\]*'|"[^"\\]*"|[\w$.]+) )
+  | (?P<setting>    @@[\w$.]* )
   | (?P<parameter>  %\([0-9A-Za-z_]+\)s )
   | (?P<percent>    %% )
   | (?P<end>        ; )
