@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from src.command import VERSION, CommandParser, not_negative, positive, use_own_packages
+from src.command import VERSION, CommandParser, exit_on_signals, not_negative, positive, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__)
+    exit_on_signals()
 
 import argparse
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.errors import DatabaseError, MetricFileError, MetricsError, SettingsError
+from src.errors import DatabaseError, MetricsError, SettingsError
 from src.reporting import as_json, configure_log, count, log, table, write_line
 from src.sql_checks import Problem, check_catalog, placement_problems
 from src.sql_loader import MetricFile, Mode, load_catalog, select, spelled
@@ -125,6 +126,7 @@ class Listing:
 
         yesterday = (self.today - ONE_DAY,)
         with closing(self._connected()) as database:
+            self._store(database)
             problems, left_out = ask_server(database, [Step(file, yesterday, self.parameters) for file in files])
             return [*problems, *wrong_engines(database, files)], left_out
 
@@ -163,9 +165,10 @@ class Listing:
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in cells), remarks))
             write_line(table([head, *rows]))
         if not self.call.json:
-            for line in [in_words(found, self.today) + "." if max_age is None else "", *repair_commands(shown, found)]:
-                if line:
-                    write_line(line)
+            if max_age is None:
+                write_line(f"{in_words(found, self.today)[0]}.")
+            for line in repair_commands(shown, found):
+                write_line(line)
         return PROBLEMS if max_age is not None and bad else OK
 
     def html(self, file: str) -> int:
@@ -179,7 +182,7 @@ class Listing:
         try:
             write(page, Path(file))
         except OSError as error:
-            raise SettingsError(f"--html {file}: cannot write it: {error.strerror}") from None
+            raise SettingsError(f"--html {file}: cannot write it: {error.strerror or error}") from None
         write_line(f"{page.state}. The page is {file}")
         return OK
 
@@ -263,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return listing.html(call.html)
         return listing.files()
     except MetricsError as error:
-        for problem in error.problems if isinstance(error, MetricFileError) else [error]:
-            log.error("%s", problem)
+        for line in str(error).splitlines():
+            log.error("%s", line)
         return NOTHING_DONE
 
 

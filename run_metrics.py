@@ -13,6 +13,7 @@ import argparse
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -32,7 +33,17 @@ from src.errors import (
 from src.interruption import Interruption
 from src.metric_runner import Batch, MetricRunner, Options
 from src.plan import Call, batches_of, dates_asked_for, due_dates, night
-from src.reporting import Reporter, RunSummary, as_json, configure_log, count, log, repair_lines, write_line
+from src.reporting import (
+    Reporter,
+    RunSummary,
+    as_json,
+    configure_log,
+    count,
+    log,
+    repair_lines,
+    set_log_level,
+    write_line,
+)
 from src.server_checks import ask_server, wrong_engines
 from src.sql_checks import Problem, check_catalog
 from src.sql_loader import MetricFile, Mode, load_catalog, select
@@ -82,13 +93,17 @@ class Run:
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""
+        self.settings.require_database()
         history_start = self.settings.metrics_history_start
         dates = dates_asked_for(self.call, history_start, self.today)
         files = self._files_that_may_run()
         self._check(files)
         if history_start and dates[0] < history_start:
-            log.warning("%s is before METRICS_HISTORY_START=%s: is there anything to count?", dates[0], history_start)
+            log.warning("%s is before METRICS_HISTORY_START=%s; if that is a slip, delete its rows: docs/operations.md",
+                        dates[0], history_start)  # fmt: skip
         self.runner.open(lambda: self._prepare(files, dates))
+        if self.call.is_night:
+            dates = [self.today - ONE_DAY, self.today]
         if self.call.verify:
             return self._verify(dates)
         if self.call.dry_run:
@@ -117,7 +132,9 @@ class Run:
         self.store.require_schema()
         moment = self.store.moment()
         server_today, ahead = day_at(moment, self.zone), time.time() - moment
-        if dates[-1] > server_today:
+        if self.call.is_night and server_today == self.today - ONE_DAY:
+            self.today = server_today  # at midnight the server's clock may be a little behind
+        elif dates[-1] > server_today:
             raise UsageError(f"{dates[-1]} has not begun by the server's clock, where it is {server_today}")
         if abs(ahead) > CLOCK_SECONDS:
             log.warning("this machine's clock differs from the server's by %.0f s; set one of them", ahead)
@@ -172,7 +189,7 @@ class Run:
             f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
             f"{per_date} of them once per date; {count(transactions, 'transaction')}."
         )
-        if len(dates) == 1 and not self.call.dates:
+        if self.settings.metrics_history_start is None and len(self.call.dates) < 2:
             self.reporter.say(
                 "METRICS_HISTORY_START is not set, so one date is loaded. For more: "
                 f"python run_metrics.py --initial 2024-01-01 {dates[0]}"
@@ -181,7 +198,7 @@ class Run:
     def _dry_run(self, dates: Sequence[date]) -> int:
         try:
             results = self.runner.dry_run(list(self._batches(dates)))
-        except DateError as error:
+        except (DateError, DatabaseError) as error:
             log.error("%s", error)
             return A_DATE_FAILED
         changes = [change for result in results for change in result.changes]
@@ -200,7 +217,7 @@ class Run:
         by_date = [file for file in self.files if not file.is_helper and file.name in both]
         try:
             verdict = self.runner.verify(Batch(Mode.INITIAL, tuple(dates), at_once), by_date)
-        except DateError as error:
+        except (DateError, DatabaseError) as error:
             log.error("%s", error)
             return A_DATE_FAILED
         if self.call.json:
@@ -209,6 +226,8 @@ class Run:
             write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
         else:
             self.reporter.verdict(verdict)
+        if len(verdict.moved) == verdict.compared:
+            return A_DATE_FAILED  # nothing could be compared
         return DIFFERS if verdict.different else OK
 
     def interrupted(self, error: Interrupted) -> None:
@@ -236,9 +255,9 @@ class Run:
         except DatabaseError as error:
             log.warning("could not look for missing dates: %s", error)
             return
-        for line in repair_lines("missing", summary.missing, self.names):
-            log.warning("%s", line)
-        for line in repair_lines("not final though the day has ended", summary.not_final, self.names):
+        every = [file.name for file in self.catalog.in_mode(Mode.DATES) if not file.is_helper]
+        what = "not final though the day has ended"
+        for line in repair_lines("missing", summary.missing, every) + repair_lines(what, summary.not_final, every):
             log.warning("%s", line)
 
 
@@ -299,8 +318,8 @@ def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
     most = 1 if call.last else 2
     if len(call.dates) > most:
         parser.error(f"{len(call.dates)} dates given; at most {most} make sense here")
-    if call.verify and len(call.dates) != 2:
-        parser.error("--verify needs two dates, START and END")
+    if call.verify and len(set(call.dates)) != 2:
+        parser.error("--verify needs two dates, START and END: the first is computed by the initial file both times")
     if call.verify and call.dry_run:
         parser.error("--verify and --dry-run exclude each other: neither stores anything")
     if call.chunk and not call.initial:
@@ -316,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
     call, run, interruption = Call(), None, Interruption()
     summary = RunSummary(call)
-    warnings = configure_log(ROOT / "logs" / "metrics.log")
+    console = configure_log(ROOT / "logs" / "metrics.log")
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, interruption.arrive)
@@ -324,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         call = parse_arguments(words)
         log.info("%s", " ".join(["run_metrics.py", *words]))
         settings = load_settings()
-        log.setLevel(settings.log_level)
+        set_log_level(settings.log_level)
         for text in settings.warnings:
             log.warning("%s", text)
         run = Run(call, settings, interruption)
@@ -337,10 +356,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.interrupted(error)
         exit_code = 128 + error.number
     except MetricsError as error:
-        for problem in error.problems if isinstance(error, MetricFileError) else [error]:
-            log.error("%s", problem)
-        (run.summary if run is not None else summary).fail(error)
+        for line in str(error).splitlines():
+            log.error("%s", line)
+        summary = run.summary if run is not None else summary
+        summary.fail(error)
         exit_code = LOCKED if isinstance(error, LockedError) else NOTHING_TRIED
+        if run is not None and summary.committed:
+            exit_code = A_DATE_FAILED
+            run.say_stopped()
+    except Exception as error:  # a fault of this program: whoever is told of the end of runs must hear of it
+        traceback.print_exc()
+        log.critical("a fault of this program", exc_info=True)
+        (run.summary if run is not None else summary).fail(error)
+        exit_code = A_DATE_FAILED
     if run is not None:
         run.database.close()
         summary = run.summary
@@ -353,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "exit_code": exit_code,
             "seconds": round(time.monotonic() - clock, 3),
             **summary.as_dict(),
-            "warnings": warnings.texts,
+            "warnings": console.warnings,
         }
         if command := on_end_command():
             from src.on_end import run_on_end

@@ -133,7 +133,7 @@ main() {
     case "${1:-}" in
         -h | --help) usage; return ;;
         "" | --schema | --demo | --test | --test-all) ;;
-        *) usage >&2; exit 2 ;;
+        *) printf 'Error: unknown option %s\n' "$1" >&2; usage >&2; exit 2 ;;
     esac
     make_venv
     install_requirements requirements.txt

@@ -25,7 +25,7 @@ class StoredRow:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a run did to one row. `detail` is "old -> new" for a changed row, else empty."""
+    """What a run did to one row. `detail`: "old -> new" of a changed row, the value of a new one, else empty."""
 
     metric: str
     metric_date: date
@@ -40,7 +40,7 @@ class Change:
 def compare(metric: str, day: date, old: StoredRow | None, new: StoredRow, was_final: bool) -> Change:
     """Return what became of the row of `metric` on `day`."""
     if old is None:
-        return Change(metric, day, "new", False, "")
+        return Change(metric, day, "new", False, _cut(new.value_list))
     detail = differences(old, new)
     return Change(metric, day, "changed" if detail else "unchanged", was_final, detail)
 
@@ -58,7 +58,11 @@ def differences(old: StoredRow, new: StoredRow) -> str:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal, object_pairs_hook=_object)
+    return json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=_object)
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python refuses to read longer ones
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,4 +96,8 @@ def _show(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
     text = str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=str)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."

@@ -60,14 +60,11 @@ class CommandParser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """Return a number from 1, or raise what argparse reports."""
-    number = not_negative(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    return not_negative(text, 1)
 
 
-def not_negative(text: str) -> int:
-    """Return a number from 0, or raise what argparse reports."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 99999")
+def not_negative(text: str, least: int = 0) -> int:
+    """Return a number from `least`, or raise what argparse reports."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to 99999")
     return int(text)

@@ -62,7 +62,7 @@ def day_start(day: date, zone: tzinfo | None) -> int:
 
 def day_end(day: date, zone: tzinfo | None) -> int:
     """Return the moment at which `day` has ended in `zone`, in seconds since the epoch."""
-    return day_start(day + ONE_DAY, zone)
+    return day_start(day + ONE_DAY if day < date.max else day, zone)
 
 
 def day_at(moment: int, zone: tzinfo | None) -> date:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import secrets
 import socket
@@ -45,6 +44,10 @@ _SQL_MODES_DROPPED = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"} | {
     "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}  # fmt: skip
 _TAG = re.compile(r"/\* bi_metrics (.*?) \*/")
 _CURES = {
+    1045: "check DB_USER and DB_PASSWORD",
+    1049: "check DB_NAME",
+    2003: "check DB_HOST and DB_PORT, and that the server runs",
+    2005: "check DB_HOST",
     1044: "the account lacks a right: see the GRANT statements in docs/operations.md",
     1142: "the account lacks a right: see the GRANT statements in docs/operations.md",
     1370: "the account lacks EXECUTE, or there is no such function",
@@ -82,6 +85,7 @@ class DatabaseManager:
         self._lock_name = ""
         self._has_lock = False
         self.left_behind = ""
+        self.select_warnings = 0  # of the last select()
         self._locker = 0  # our session that asked for the lock last: it may be lost, and still hold it
         self._largest = 1_000_000  # bytes of a statement
         self._limit = 0.0  # seconds a statement may take; 0: no limit
@@ -126,6 +130,7 @@ class DatabaseManager:
             cursor.execute(sql)
             columns = tuple(Column(each[0], each[1] == FIELD_TYPE.BIT) for each in cursor.description)
             yield columns, iter(cursor.fetchone, None)
+            self.select_warnings = cursor.warning_count
 
     def stream(self, sql: str, args: Any) -> Iterator[Row]:
         """Yield the rows of a query as they arrive, holding none."""
@@ -161,7 +166,7 @@ class DatabaseManager:
         if code in OVER_THE_LIMIT:
             text += "; the limit is the server's own (max_statement_time or max_execution_time)"
         cure = f"; {_CURES[code]}" if code in _CURES else ""
-        return StatementError(code, f"({code}) {text}{cure}")
+        return StatementError(code, f"({code}) {' '.join(text.split())}{cure}")
 
     # --- a transaction ------------------------------------------------------------------------------------------------
 
@@ -314,10 +319,11 @@ class DatabaseManager:
         connection._secure = bool(settings.db_socket)  # type: ignore[attr-defined]  # the driver sets it for its own
         try:
             line = self._dial()
-        except OSError as error:
-            never = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
-            text = f"Can't connect to MySQL server ({error})"
-            raise pymysql.err.OperationalError(UNKNOWN_HOST if never else 2003, text) from None
+        except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
+            never = isinstance(error, UnicodeError) or (
+                isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+            )
+            raise pymysql.err.OperationalError(UNKNOWN_HOST if never else 2003, str(error)) from None
         connection.connect(line)
         return connection
 
@@ -426,8 +432,10 @@ class DatabaseManager:
     def _connection_error(self, code: int, text: str) -> DatabaseError:
         if code in LOST and ("SSL" in text or "CERTIFICATE" in text.upper()):
             code, text = 2026, f"{text}; look at DB_SSL_MODE and DB_SSL_CA"
-        if self._settings.db_socket and not os.path.exists(self._settings.db_socket):
-            text += "; no server listens on this socket: start it (that of the demo: python -m demo start)"
+        if self._settings.db_socket and code == 2003:
+            text += "; no server listens on this socket: start it (that of the demo: .venv/bin/python -m demo start)"
+        elif code in _CURES:
+            text += f"; {_CURES[code]}"
         return DatabaseError(code, f"cannot connect to {self._settings.where}: ({code}) {text}")
 
 

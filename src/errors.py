@@ -19,11 +19,10 @@ class SettingsError(MetricsError):
 
 
 class MetricFileError(MetricsError):
-    """Metric files that must not run. `problems` holds one line each."""
+    """Metric files that must not run: one line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 class DatabaseError(MetricsError):

@@ -18,7 +18,7 @@ from src.db_manager import LOCK_GONE, TRANSIENT, DatabaseManager, Row
 from src.errors import DatabaseError, DateError, LockedError, StatementError
 from src.finality import outdated
 from src.query_metric import QueryError, as_sql, values_of
-from src.sql_loader import Catalog, Kind, MetricFile, Mode
+from src.sql_loader import Catalog, Kind, MetricFile, Mode, spelled
 from src.sql_text import HeaderLine, Statement
 from src.step import Parameters, Step
 from src.store import BLANK, MetricStore, Place, Record, State
@@ -28,6 +28,7 @@ sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line 
 
 # MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
 HARMLESS_WARNINGS = (1287, 1051)
+CUT_VALUES = frozenset({1260, 1264, 1265, 1292, 1366, 1406})  # warnings of a SELECT, errors of a strict INSERT
 REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
 CHECKS_PER_QUERY = 100
 LONGEST_PAUSE_SECONDS = 15.0
@@ -223,8 +224,7 @@ class MetricRunner:
         if before.rows:
             self._blank(batch)
         if final_before is None:
-            final_before = before.final_before
-            self._warn_of_other_sql(batch, final_before)
+            final_before = before.final_before - self._of_other_sql(batch, before.final_before)
         results: list[StepResult] = []
         for step in self.steps(batch, final_before):
             results.append(self._execute(step, before))
@@ -254,20 +254,24 @@ class MetricRunner:
             else:
                 yield from (Step(file, (day,), self._parameters) for day in batch.dates)
 
-    def _warn_of_other_sql(self, batch: Batch, final_before: frozenset[str]) -> None:
-        """Say which metrics build on a row that another version of their SQL, or of their parameters, has written."""
-        day_before = batch.dates[0] - ONE_DAY
-        if batch.mode is Mode.DATES and day_before != self._last_filled:
-            names = [name for name in batch.names if name in final_before and name in self._catalog.reads[name]]
-            wrote = self._store.fingerprints(names, day_before) if names else {}
-            other = [name for name in wrote if wrote[name] not in self._catalog.fingerprints(name)]
-            if other:
-                log.warning(
-                    "%s: %s build on rows of %s, which other SQL or other parameters wrote; load them again with: "
-                    "python run_metrics.py --initial START END%s", batch.label, ", ".join(other), day_before,
-                    "".join(f" --metric {name}" for name in other),
-                )  # fmt: skip
-        self._last_filled = batch.dates[-1]
+    def _of_other_sql(self, batch: Batch, final_before: frozenset[str]) -> set[str]:
+        """Return the metrics whose row of the day before another version of their SQL, or of their parameters, wrote.
+
+        To build on such a row would carry the old definition on for ever.
+        """
+        day_before, last_filled, self._last_filled = batch.dates[0] - ONE_DAY, self._last_filled, batch.dates[-1]
+        names = [name for name in batch.names if name in final_before and name in self._catalog.reads[name]]
+        if batch.mode is not Mode.DATES or not names or day_before == last_filled:
+            return set()
+        wrote = self._store.fingerprints(names, day_before)
+        other = {name for name in names if name in wrote and wrote[name] not in self._catalog.fingerprints(name)}
+        if other:
+            log.warning(
+                "%s: the SQL or the parameters of %s have changed since %s, so the initial file runs; load the dates "
+                "before again with: python run_metrics.py --initial START END%s", batch.label, spelled(other),
+                day_before, "".join(f" --metric {name}" for name in sorted(other)),
+            )  # fmt: skip
+        return other
 
     def _blank(self, batch: Batch) -> None:
         try:
@@ -313,6 +317,12 @@ class MetricRunner:
         """Store what a SELECT returns as the rows of its metric."""
         with self._db.select(sql) as (columns, rows):
             fields, values = values_of(step, columns, rows)
+        if self._db.select_warnings:
+            warnings = self._db.query("SHOW WARNINGS")
+            _log_warnings(step, warnings)
+            for _, code, text in warnings:
+                if code in CUT_VALUES:
+                    raise QueryError(f"({code}) {text}; an INSERT would refuse such a value, so this does too")
         expressions = {day: as_sql(value) for day, value in values.items()}
         self._store.write(step.file.name, step.file.data_type, as_sql(fields)[1][0], expressions)
 
@@ -326,7 +336,7 @@ class MetricRunner:
             dates = f"{len(step.dates)} date{'s' if len(step.dates) > 1 else ''}"
             raise DateError(
                 f"{step.label}: {step.file.path}: wrote {affected - there} rows for {dates}; it may write one row per "
-                f"date, and none of other metrics or other dates. {_disable_hint(step.file)}",
+                f"date, and none of other metrics or other dates. {self._disable_hint(step.file)}",
                 path=step.file.path,
             )
 
@@ -342,7 +352,12 @@ class MetricRunner:
         message = f"{step.label}: {step.place(statement, str(error))}: {error}"
         if code in TRANSIENT:
             return DateError(message, code, step.file.path)
-        return DateError(f"{message}. {_disable_hint(step.file)}", code, step.file.path)
+        return DateError(f"{message}. {self._disable_hint(step.file)}", code, step.file.path)
+
+    def _disable_hint(self, file: MetricFile) -> str:
+        paths = [each.path for each in self._catalog.files if each.name == file.name and not each.disabled]
+        names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
+        return f"To run without this metric: rename {' and '.join(paths)} to {names}"
 
     # --- what must hold before COMMIT ---------------------------------------------------------------------------------
 
@@ -377,7 +392,7 @@ class MetricRunner:
             what = f"no row of '{file.name}' for {missing[0]}; look at the metrics and metric_date that it writes"
         raise DateError(
             f"{span(missing[:1])}: {file.path}: wrote {what}, or have the header line `-- Empty: ok`. "
-            f"{_disable_hint(file)}",
+            f"{self._disable_hint(file)}",
             path=file.path,
         )
 
@@ -410,7 +425,7 @@ class MetricRunner:
             raise DateError(f"{place}: check: {error}", error.code, step.file.path) from error
         if rows:
             text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
-            message = f"{place}: check failed: {text} returned {_shown(rows)}. {_disable_hint(step.file)}"
+            message = f"{place}: check failed: {text} returned {_shown(rows)}. {self._disable_hint(step.file)}"
             raise DateError(message, path=step.file.path)
 
     # --- what the batch means for other rows --------------------------------------------------------------------------
@@ -457,10 +472,6 @@ class MetricRunner:
 
 def _is_blank(row: StoredRow | None) -> bool:
     return row is not None and BLANK in row.value_list
-
-
-def _disable_hint(file: MetricFile) -> str:
-    return f"To run without this metric: rename it to _{PurePosixPath(file.path).name}"
 
 
 def _log_warnings(step: Step, rows: Iterable[Row]) -> None:

@@ -30,7 +30,7 @@ def run_on_end(command: str, outcome: Mapping[str, object], seconds: float = LIM
     for line in output[:_LONGEST].splitlines():
         _file_log.info("METRICS_ON_END: %s", line)
     if problem:
-        log.warning("METRICS_ON_END %s%s", problem, "; the log has what it printed" if output.strip() else "")
+        log.warning("METRICS_ON_END %s%s", problem, "; logs/metrics.log has what it printed" if output.strip() else "")
 
 
 def _run(command: str, outcome: Mapping[str, object], seconds: float) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 
 from config.database import Settings
-from src.dates import utc_text
 from src.page import Cell, MetricPage, Page
 from src.sql_loader import Catalog
 from src.status import in_words, repair_commands, states
@@ -37,8 +36,8 @@ def page_of(
     for edit in store.edits(metrics, since):
         metrics[edit.metric].edits.append(edit)
     found = [metric.state for metric in metrics.values()]
-    words = in_words(found, today)
+    words, is_well = in_words(found, today)
     return Page(
-        database=settings.db_name, moment=f"{utc_text(store.moment())} UTC", today=today, days=days, state=words,
-        commands=repair_commands(found, found), is_well=" final to " in words, metrics=list(metrics.values()),
+        database=settings.db_name, moment=store.clock(), today=today, days=days, state=words,
+        commands=repair_commands(found, found), is_well=is_well, metrics=list(metrics.values()),
     )  # fmt: skip

@@ -29,7 +29,7 @@ def values_of(step: Step, columns: Sequence[Column], rows: Iterable[Row]) -> tup
     """
     fields = [column for column in columns if column.name.lower() != DATE_COLUMN]
     date_at = next((i for i, column in enumerate(columns) if column.name.lower() == DATE_COLUMN), None)
-    _check_columns(step, [column.name for column in fields], date_at)
+    _check_columns(step, [column.name for column in columns], date_at)
     found: dict[date, list[dict[str, Any]]] = {}
     for row in rows:
         day = step.dates[-1] if date_at is None else _date_of(step, row[date_at])
@@ -70,14 +70,15 @@ def _expression(value: Any, args: list[Any]) -> str:
 
 
 def _check_columns(step: Step, names: Sequence[str], date_at: int | None) -> None:
-    if not names:
+    names = [DATE_COLUMN if name.lower() == DATE_COLUMN else name for name in names]
+    if set(names) <= {DATE_COLUMN}:
         raise QueryError("the SELECT has no column to store; select the number")
     for name in names:
         if names.count(name) > 1:
-            raise QueryError(f"two columns are named {name}; name one of them otherwise with AS")
+            raise QueryError(f"two columns are named {name}; rename one of them with AS")
         if len(name) > LONGEST_NAME:
-            size = f"{len(name)} characters, and {LONGEST_NAME} is the most"
-            raise QueryError(f"the column {name[:20]}... has {size}; name it with AS")
+            size = f"{len(name)} characters, more than {LONGEST_NAME}"
+            raise QueryError(f"the column {name[:20]}... has {size}; rename it with AS")
     if step.file.is_set_based and date_at is None:
         raise QueryError(f"a set-based SELECT needs a column {DATE_COLUMN} that says which date a row belongs to")
 
@@ -90,7 +91,7 @@ def _date_of(step: Step, value: Any) -> date:
     if isinstance(day, datetime) and day.time() == time():
         day = day.date()
     if not isinstance(day, date) or isinstance(day, datetime):
-        raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is no date; select DATE(...)")
+        raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is not a date; select DATE(...)")
     if day not in step.dates:
         raise QueryError(f"a row is of {day}, which is not among the dates asked for ({step.label}); look at the WHERE")
     return day

@@ -41,9 +41,9 @@ class Reporter:
         """Print a line, above the progress bar if there is one."""
         if self._quiet and not even_if_quiet:
             return
-        if self._bar is not None:
-            self._bar.write(printable(text), file=sys.stdout)
-        else:
+        if self._bar is None:
+            return write_line(text)
+        with self._bar.external_write_mode(sys.stdout):
             write_line(text)
 
     @contextmanager
@@ -105,11 +105,11 @@ class Reporter:
     def verdict(self, verdict: Verdict) -> None:
         """Print what the comparison of both ways found: at once -> date by date."""
         for change in verdict.different:
-            self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}")
+            self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}", True)
         if verdict.moved:
             self.say(
                 f"{count(len(verdict.moved), 'row')} could not be compared: the source changed meanwhile "
-                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again."
+                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again.", True
             )
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
@@ -230,20 +230,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-class Warnings(logging.Handler):
-    """Keeps the warnings of a run for its summary."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING and record.name == log.name:
-            self.texts.append(record.getMessage())
-
-
-def configure_log(path: Path | None) -> Warnings:
-    """Send the log to `path` if there is one, and warnings and errors to stderr; return the keeper of warnings.
+def configure_log(path: Path | None) -> Console:
+    """Send the log to `path` if there is one, and warnings and errors to stderr; return what keeps the warnings.
 
     A log that cannot be written warns on stderr and stops nothing.
     """
@@ -253,26 +241,36 @@ def configure_log(path: Path | None) -> Warnings:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()
-    warnings = Warnings()
-    log.addHandler(warnings)
-    log.addHandler(_Console())
+    console = Console()
+    log.addHandler(console)
     if path is not None:
         try:
             path.parent.mkdir(exist_ok=True)
             log.addHandler(_LogFile(path))
         except OSError as error:
             log.warning("cannot write the log %s (%s); the metrics run without it", path.name, error)
-    return warnings
+    return console
 
 
-class _Console(logging.Handler):
-    """Warnings and errors, on stderr; what is said of single files stays in the log."""
+def set_log_level(level: str) -> None:
+    """Let the log file begin at a level; warnings reach the console at any."""
+    for handler in log.handlers:
+        if isinstance(handler, _LogFile):
+            handler.setLevel(level)
+    log.setLevel(min(logging.getLevelName(level), logging.WARNING))
+
+
+class Console(logging.Handler):
+    """Warnings and errors, on stderr; the warnings are kept. What is said of single files stays in the log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == log.name:
+        if record.name == log.name and record.exc_info is None:
+            if record.levelno == logging.WARNING:
+                self.warnings.append(record.getMessage())
             kind = "Error" if record.levelno >= logging.ERROR else "Warning"
             write_line(f"{kind}: {record.getMessage()}", sys.stderr)
 

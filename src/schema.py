@@ -35,6 +35,8 @@ def apply_schema() -> list[str]:
         ):  # fmt: skip
             database.execute(f"ALTER TABLE bi_metrics ADD KEY {STATE_INDEX} (metric_date, metrics, updated_at)")
             said.append(f"added the index {STATE_INDEX} to bi_metrics")
+        if not database.query("SELECT 1 FROM bi_metrics LIMIT 1"):
+            said.append("bi_metrics is empty; load the history next: python run_metrics.py --initial START END")
     return [*said, f"sql/schema.sql is applied to {settings.where}"]
 
 

@@ -24,7 +24,7 @@ _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DES
 _TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
 _INSTEAD = {
     "BEGIN COMMIT ROLLBACK START SAVEPOINT RELEASE XA LOCK UNLOCK": "the run owns the transaction; remove it",
-    "CREATE DROP ALTER RENAME": "it commits; put lasting tables into sql/schema.sql, or make it TEMPORARY",
+    "CREATE DROP ALTER RENAME": "it commits; create lasting tables outside, or make it TEMPORARY",
     "TRUNCATE": "it commits; write DELETE FROM",
     "CALL": "a procedure can commit; write its statements here",
     "VALUES TABLE": "write it as a SELECT",
@@ -84,7 +84,8 @@ def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
     root = folder.name
     cure = f"no run looks into this folder; move it to {root}/, {root}/incremental/ or {root}/initial/"
-    found = [(path, cure) for path in misplaced_files(folder)]
+    found = [(path, cure if (folder.parent / path).exists() else "a link to nothing; repair it, or remove it")
+             for path in misplaced_files(folder)]  # fmt: skip
     for file in catalog.files:
         other = Mode.DATES if file.mode is Mode.INITIAL else Mode.INITIAL
         there = {each.name for each in catalog.in_mode(other)}
@@ -164,7 +165,7 @@ class _Rules:
     def own_name(self) -> _Found:
         """A row is found by the metric's name: an INSERT must write its file's own, and the column must hold it."""
         name = self.file.name
-        if not self.file.is_helper and len(name) > LONGEST_NAME:
+        if len(name) > LONGEST_NAME:
             yield 0, f"the name has {len(name)} characters, bi_metrics holds {LONGEST_NAME}; shorten it"
         if self.file.kind is Kind.INSERT and not self._literal(name):
             message = f"the string '{_cut(name)}' is nowhere in this file; write it to the column metrics"
@@ -268,6 +269,11 @@ class _Rules:
         if written and written.target and last[0].is_query:
             why = f"nobody reads these rows, because the file writes {_cut(written.target[1])}"
             yield last[0].code[0], f"{why}; remove the SELECT, or make it a metric file of its own"
+        queries = [s for s in self.file.statements if s.is_query]
+        if queries and not written and not last[0].is_query:
+            yield queries[-1].code[0], "nothing of this file is stored: make the SELECT its last statement", True
+        elif len(queries) > 1 and not written:
+            yield queries[0].code[0], "only the rows of the last SELECT are stored; remove this one"
 
     def header(self) -> _Found:
         """The header tells people, the listing and the run what the number means."""
@@ -276,10 +282,16 @@ class _Rules:
             yield 0, "no `-- Description:` line; say in one line what the number means"
         if file.kind is Kind.INSERT and not file.data_type:
             yield 0, f"no `-- Data Type:` line; write one of {types}"
+        first = next((statement.tokens[0].offset for statement in self.script.statements), 0)
+        for token in self.script.tokens:
+            if token.offset > first and re.match(r"--[ \t]+(Check|Reads|Empty|Allow)[ \t]*:", token.text):
+                yield token, "a header line below the first statement, where nobody reads it; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
             if key == "metric" and value != file.name:
-                yield line, f"the file's name says {_cut(file.name)}; correct this line, or rename the file"
+                is_other = value in self.catalog.names
+                what = "another metric has this name: a copy?" if is_other else "the file has another name;"
+                yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
             elif key == "data type" and value and value.lower() not in DATA_TYPES:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):

@@ -14,6 +14,9 @@ from pathlib import Path
 from src.errors import MetricFileError, UsageError
 from src.sql_text import METRICS_TABLE, Script, Statement, parse, unquoted
 
+METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items"})
+_OTHER_COMPARISONS = frozenset({"LIKE", "REGEXP", "RLIKE", "NOT", "BETWEEN", "<>", "!=", "<", ">", "<=", ">="})
+_NO_FUNCTIONS = {"WHERE", "AND", "OR", "XOR", "ON", "USING", "HAVING", "WHEN", "IN", "BY", "SELECT", "VALUES"}
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
 
 
@@ -98,10 +101,10 @@ class MetricFile:
 
     @cached_property
     def selects_metrics(self) -> bool:
-        """Whether the SQL names bi_metrics other than as the table it writes or as in bi_metrics.column."""
+        """Whether the SQL names bi_metrics, or a view of it, other than as the table it writes or in table.column."""
         for statement in self.statements:
             words, target = statement.words, statement.target
-            found = [i for i, token in enumerate(statement.code) if token.name == METRICS_TABLE and words[i + 1] != "."]
+            found = [i for i, token in enumerate(statement.code) if token.name in METRICS_VIEWS and words[i + 1] != "."]
             if len(found) > (target is not None and target[1].lower() == METRICS_TABLE):
                 return True
         return False
@@ -153,11 +156,11 @@ class Catalog:
     def reads_of(self, file: MetricFile) -> frozenset[str]:
         """Return the metrics that a file reads: those it compares with, and those of its `-- Reads:` line.
 
-        SQL that selects from bi_metrics and compares with no known name, or with a pattern, reads every metric.
+        SQL that selects from bi_metrics and compares with no known name, or with more than names, reads every metric.
         """
         known = self.without_file.union(file.name for file in self.files)
         declared, compared = file.script.header_list("reads") & known, file.compares_with & known
-        if file.selects_metrics and (not compared or any(map(_matches_a_pattern, file.statements))):
+        if file.selects_metrics and (not compared or any(map(_compares_otherwise, file.statements))):
             return self.names | self.without_file
         return declared | compared
 
@@ -179,7 +182,11 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
     """
     files = []
     for below, mode in ((folder, None), *((folder / mode.value, mode) for mode in Mode)):
-        for path in below.glob("*.[sS][qQ][lL]"):
+        try:
+            found = [path for path in below.iterdir() if path.suffix.lower() == ".sql"] if below.is_dir() else []
+        except OSError as error:
+            raise MetricFileError([f"{below.name}: cannot read this folder: {error.strerror}"]) from None
+        for path in found:
             # A FIFO, a dangling link or an editor's lock file must not stop a night.
             if path.name != "schema.sql" and path.is_file():
                 files.append(_read(path, f"{folder.name}/{path.relative_to(folder)}", mode, parameters or {}))
@@ -189,27 +196,30 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
 
 
 def misplaced_files(folder: Path) -> list[str]:
-    """Return the .sql files in folders where none is looked for, named as messages name them."""
+    """Return the .sql files in folders where none is looked for, and links to nothing, named as messages name them."""
     known = {folder, *(folder / mode.value for mode in Mode)}
-    found = (path for path in folder.rglob("*.[sS][qQ][lL]") if path.parent not in known)
+    found = (path for path in folder.rglob("*.[sS][qQ][lL]") if path.parent not in known or not path.exists())
     return sorted(f"{folder.name}/{path.relative_to(folder)}" for path in found)
 
 
 def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[MetricFile, ...]:
     """Return the files of a mode whose metric matches one of the shell patterns, in run order; without patterns, all.
 
-    Raises UsageError where a pattern matches nothing, or there is nothing at all.
+    Helpers are always among them: a metric may read what they fill. Raises UsageError where a pattern matches nothing,
+    or there is nothing at all.
     """
     files = catalog.in_mode(mode)
     if not files:
-        raise UsageError(f"there are no metric files: put one into sql/ or sql/{mode.value}/ (see docs/metrics.md)")
+        raise UsageError("there are no metric files in the folder of METRICS_DIR (default: sql/); see docs/metrics.md")
     for pattern in patterns:
-        if not any(fnmatchcase(file.name, pattern) for file in files):
-            near = get_close_matches(pattern, [file.name for file in files], n=1, cutoff=0.4)
+        names = [file.name for file in files if not file.is_helper]
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
             raise UsageError(f"no metric {where} matches {pattern!r}{hint} (list_metrics.py shows all)")
-    return tuple(file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns or ["*"]))
+    chosen = patterns or ["*"]
+    return tuple(f for f in files if f.is_helper or any(fnmatchcase(f.name, pattern) for pattern in chosen))
 
 
 def split_name(file_name: str) -> tuple[int | None, str]:
@@ -242,10 +252,27 @@ def _compared_literals(statement: Statement) -> Iterator[str]:
             yield unquoted(token)
 
 
-def _matches_a_pattern(statement: Statement) -> bool:
-    """Tell whether the column metrics is compared with a pattern, or with what it is not."""
-    after = (statement.words[i + 1] for i, token in enumerate(statement.code) if token.name == "metrics")
-    return not {"LIKE", "REGEXP", "RLIKE", "NOT", "<>", "!="}.isdisjoint(after)
+def _compares_otherwise(statement: Statement) -> bool:
+    """Tell whether the column metrics is used in more than `= 'name'`, IN ('name', ...), a join, or a select item."""
+    code, words = statement.code, statement.words
+    kinds = [token.kind for token in code] + [""] * 5
+    for i, token in enumerate(code):
+        if token.name != "metrics":
+            continue
+        first = i - 2 if i > 1 and words[i - 1] == "." else i  # of alias.metrics
+        before, after = words[first - 1] if first else "", words[i + 1]
+        at = i + 4 if words[i + 3 : i + 4] == (".",) else i + 2  # alias.column, or one word
+        is_same = {*words[i + 2 : i + 3], *(each.name for each in code[at : at + 1])} & {"VALUES", "metrics"}
+        if after in ("=", "<=>") and not is_same and kinds[i + 2] not in ("string", "variable"):
+            return True
+        if (after == "IN" and kinds[i + 3] != "string") or after in _OTHER_COMPARISONS or before == "NOT":
+            return True
+        left = code[max(0, first - 2)]
+        if before in ("=", "<=>") and left.kind != "string" and left.name != "metrics":
+            return True
+        if before == "(" and left.name not in ("", METRICS_TABLE) and left.text.upper() not in _NO_FUNCTIONS:
+            return True  # a function of the name; what follows bi_metrics are the columns of an INSERT
+    return False
 
 
 def spelled(names: Iterable[str]) -> str:

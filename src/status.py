@@ -33,7 +33,8 @@ class MetricState:
             return found
         newest = self.stored.newest_final if self.stored else None
         if max_age is not None and (newest is None or (today - newest).days > max_age):
-            found.append(f"newest final row {newest}, more than {max_age} days old" if newest else "no final row")
+            old = f"newest final row {newest}, more than {count(max_age, 'day')} old"
+            found.append(old if newest else "no final row")
         if self.missing:
             found.append(f"missing: {_some(self.missing)}")
         if self.not_final:
@@ -80,18 +81,22 @@ def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricSta
     return repair_lines("missing", missing, names) + repair_lines("not final", not_final, names)
 
 
-def in_words(found: Sequence[MetricState], today: date) -> str:
-    """Return the state of all metrics in one line."""
+def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
+    """Return the state of all metrics in one line, and whether all is well."""
     wanted = [state for state in found if state.file]
     bad = [state.name for state in wanted if state.problems(today, None)]
-    finals = [state.stored.newest_final for state in wanted if state.stored and state.stored.newest_final]
+    newest = {state.name: state.stored.newest_final for state in wanted if state.stored and state.stored.newest_final}
     if bad:
-        return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}"
-    if not finals:
-        return "No metric has a final row yet"
-    if min(finals) < today - ONE_DAY:
-        return f"The newest final rows are of {min(finals)}: did the nightly run fail?"
-    return f"{'All ' if len(wanted) > 1 else ''}{count(len(wanted), 'metric')} final to {min(finals)}"
+        return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}", False
+    if not newest:
+        return "No metric has a final row yet", False
+    oldest, total = min(newest.values()), count(len(wanted), "metric")
+    if oldest < today - ONE_DAY:
+        return f"The newest final rows are of {oldest}: did the nightly run fail?", False
+    if len(newest) < len(wanted):
+        without = [state.name for state in wanted if state.name not in newest]
+        return f"{len(newest)} of {total} final to {oldest}; no final row: {listed(without)}", False
+    return f"{'All ' if len(wanted) > 1 else ''}{total} final to {oldest}", True
 
 
 def _by_name(places: Iterable[Place]) -> dict[str, list[date]]:

@@ -124,6 +124,10 @@ class MetricStore:
                 "run: ALTER TABLE bi_metrics ADD UNIQUE KEY uq_metric_date (metrics, metric_date)"
             )
 
+    def clock(self) -> str:
+        """Return the server's time as the tables show times."""
+        return str(self._db.query("SELECT CAST(NOW() AS CHAR)")[0][0])
+
     def moment(self) -> int:
         """Return the server's time in seconds since the epoch."""
         return int(self._db.query("SELECT UNIX_TIMESTAMP()")[0][0])

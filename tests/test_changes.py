@@ -56,7 +56,7 @@ def test_only_what_differs_is_shown(old: str, new: str, detail: str) -> None:
 
 def test_a_new_row_was_never_final_and_a_changed_one_says_whether_it_was() -> None:
     new = compare("m", DAY, None, row("{}"), was_final=False)
-    assert (new.kind, new.was_final, new.detail, str(new)) == ("new", False, "", "2025-01-15 m: new")
+    assert (new.kind, new.was_final, new.detail, str(new)) == ("new", False, "{}", "2025-01-15 m: new {}")
     assert [compare("m", DAY, row("1"), row("2"), was).was_final for was in (True, False)] == [True, False]
 
 

@@ -40,6 +40,7 @@ NOT_RUN = {
     "./setup.sh": "tests/test_setup.py runs it, in a copy",
     "DB_USER=admin DB_PASSWORD=... ./setup.sh --schema": "the same",
     "nano .env": "an editor",
+    "mkdir ../our-metrics": "a folder outside of the project",
     "git pull": "there is nothing to pull from",
 }
 PRIVATE_WORDS = re.compile(

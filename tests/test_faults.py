@@ -319,13 +319,17 @@ def test_a_parameter_that_changed_shows_in_the_status_and_in_the_run_that_builds
     status = [line for line in project.list("--status", env=new).stdout.splitlines() if "SQL changed since" in line]
     assert [line.split()[0] for line in status] == ["total"]
     result = project.run(DAYS[2], DAYS[1], env=new)
-    warned = f"rows of {DAYS[3]}, which other SQL or other parameters wrote; load them again with: "
+    warned = f"the SQL or the parameters of total have changed since {DAYS[3]}, so the initial file runs; load the "
     assert (result.returncode, result.stderr.count(warned)) == (0, 1)
+    # From the first date on the total is that of the new parameter: nothing builds on the old one.
+    modes = f"SELECT mode FROM bi_metric_runs WHERE metric = 'total' AND metric_date > '{DAYS[3]}' ORDER BY id"
+    files = project.database.rows(modes)
+    assert files == [("initial",), ("incremental",)]
     command = "python run_metrics.py --initial START END --metric total"
     assert command in result.stderr
     words = [{"START": DAYS[9], "END": DAYS[1]}.get(word, word) for word in command.split()[2:]]
     assert project.run(*words, env=new).returncode == 0
-    assert "other SQL" not in project.run(DAYS[1], env=new).stderr
+    assert "have changed since" not in project.run(DAYS[1], env=new).stderr
     assert "SQL changed since" not in project.list("--status", env=new).stdout
 
 

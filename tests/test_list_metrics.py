@@ -132,7 +132,7 @@ def test_an_empty_sql_folder_is_an_error(project: Project) -> None:
     for words in ((), ("--initial",)):
         done = project.list(*words)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "Error: there are no metric files: put one into sql/" in done.stderr
+        assert "Error: there are no metric files in the folder of METRICS_DIR" in done.stderr
 
 
 # --- --check ----------------------------------------------------------------------------------------------------------

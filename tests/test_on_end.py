@@ -80,9 +80,9 @@ def test_output_goes_to_the_file_log_alone(run: Run, caplog: pytest.LogCaptureFi
     ("command", "problem"),
     [
         ("exit 7", "failed with exit code 7"),
-        ("echo sorry; exit 1", "failed with exit code 1; the log has what it printed"),
+        ("echo sorry; exit 1", "failed with exit code 1; logs/metrics.log has what it printed"),
         ("no_such_command 2>/dev/null", "failed with exit code 127"),
-        ("syntax ( error", "failed with exit code 2; the log has what it printed"),
+        ("syntax ( error", "failed with exit code 2; logs/metrics.log has what it printed"),
         ("kill -KILL $$", "was ended by signal 9"),
     ],
 )
@@ -108,7 +108,7 @@ def test_after_its_time_the_command_is_killed_with_all_that_it_started(run: Run,
     assert time.monotonic() - begin < 10
     assert said == [
         ("INFO", "METRICS_ON_END: begun"),
-        ("WARNING", "METRICS_ON_END was stopped after 0.5 seconds; the log has what it printed"),
+        ("WARNING", "METRICS_ON_END was stopped after 0.5 seconds; logs/metrics.log has what it printed"),
     ]
     for pid in pids.read_text().split():
         assert is_gone(pid), pid

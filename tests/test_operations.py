@@ -90,8 +90,8 @@ def test_a_dry_run_shows_what_is_new_and_keeps_nothing(nightly: Project) -> None
     result = nightly.run(FIRST, "2025-01-02", "--dry-run")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
-        "2025-01-01  new        paid", "2025-01-01  new        total",
-        "2025-01-02  new        paid", "2025-01-02  new        total",
+        '2025-01-01  new        paid  {"n": 1.10}', '2025-01-01  new        total  {"n": 1.10}',
+        '2025-01-02  new        paid  {"n": 2.10}', '2025-01-02  new        total  {"n": 3.20}',
         "Dry run, nothing kept: 4 new, 0 changed (0 of them final before), 0 unchanged.",
     ]  # fmt: skip
     assert everything(nightly) == []
@@ -427,7 +427,7 @@ def test_the_status_shows_dates_rows_last_run_and_remarks(nightly: Project) -> N
     assert re.fullmatch(rf"total +{days[0]} +{days[4]} +{days[3]} +5 +{now}", total)
     assert re.fullmatch(r"never( +-){6} +no row yet", never)
     assert re.fullmatch(rf"gone +{days[0]} .* no file writes it", gone)
-    assert summary == f"All 3 metrics final to {days[3]}."
+    assert summary == f"2 of 3 metrics final to {days[3]}; no final row: never."
     before = everything(nightly)
     probe = nightly.list("--status", "--max-age", "1", "--json")
     assert (probe.returncode, [state["name"] for state in json.loads(probe.stdout)]) == (1, ["never"])
@@ -459,10 +459,10 @@ PROBLEMS: dict[str, tuple[Callable[[Project], object], str]] = {
     "a missing date": (lambda p: forget(p, DAYS[3], "paid"), f"missing: {DAYS[3]}"),
     "a half day": (lambda p: p.database.execute(f"UPDATE bi_metrics SET updated_at = '{DAYS[3]} 09:00' WHERE metrics = "
                    f"'paid' AND metric_date = '{DAYS[3]}'"), f"not final: {DAYS[3]}"),
-    "an old row": (lambda p: forget(p, DAYS[1], "paid"), f"newest final row {DAYS[2]}, more than 1 days old"),
+    "an old row": (lambda p: forget(p, DAYS[1], "paid"), f"newest final row {DAYS[2]}, more than 1 day old"),
     "a failed run": (fail_a_run, "last run failed"),
     "a faulty file": (break_a_file, "file error: sql/01_paid.sql:6:"),
-    "a date ahead of the clock": (a_row_of_the_future, f"newest final row {DAYS[2]}, more than 1 days old"),
+    "a date ahead of the clock": (a_row_of_the_future, f"newest final row {DAYS[2]}, more than 1 day old"),
 }  # fmt: skip
 
 
@@ -605,7 +605,7 @@ def test_a_dry_run_tells_no_command_of_its_end_and_a_failing_command_is_a_warnin
     assert nightly.run("--verify", FIRST, LAST).stderr == ""
     result = nightly.run(DAYS[1])
     assert result.returncode == 0
-    assert result.stderr == "Warning: METRICS_ON_END failed with exit code 7; the log has what it printed\n"
+    assert result.stderr == "Warning: METRICS_ON_END failed with exit code 7; logs/metrics.log has what it printed\n"
     assert "METRICS_ON_END: out of order" in nightly.log()
 
 

@@ -142,19 +142,22 @@ BAD = [
     ("SELECT 1 AS n FROM DUAL WHERE %(metric_date)s IS NULL", 1, "no row for 2025-01-15; if that is expected, add the"),
     ("\nSELECT 1 AS n, %(start_date)s AS day", 2, "a set-based SELECT needs a column metric_date"),
     (SET_BASED.format("DATE('2025-01-14')"), 1, "a row is of 2025-01-14, which is not among the dates asked for"),
-    (SET_BASED.format("NULL"), 1, "the column metric_date holds None, which is no date"),
-    (SET_BASED.format("'soon'"), 1, "the column metric_date holds 'soon', which is no date"),
-    (SET_BASED.format("TIMESTAMP('2025-01-15 12:00:00')"), 1, "which is no date"),
+    (SET_BASED.format("NULL"), 1, "the column metric_date holds None, which is not a date"),
+    (SET_BASED.format("'soon'"), 1, "the column metric_date holds 'soon', which is not a date"),
+    (SET_BASED.format("TIMESTAMP('2025-01-15 12:00:00')"), 1, "which is not a date"),
     (f"{SET_BASED} UNION ALL {SET_BASED}".replace("{}", "%(start_date)s"), 1, "2 rows for 2025-01-15"),
     ("SELECT 1 AS n, %(metric_date)s - INTERVAL 1 DAY AS metric_date", 1, "a row is of 2025-01-14"),
     ("SELECT %(metric_date)s AS metric_date", 1, "the SELECT has no column to store; select the number"),
-    ("SELECT 1 AS n, 2 AS n, %(metric_date)s AS day", 1, "two columns are named n; name one of them otherwise with AS"),
+    ("SELECT 1 AS n, 2 AS n, %(metric_date)s AS day", 1, "two columns are named n; rename one of them with AS"),
+    ("SELECT 1 AS n, %(metric_date)s AS metric_date, 2 AS Metric_Date", 1, "two columns are named metric_date"),
+    ("SELECT CAST(123456789012 AS DECIMAL(10,2)) AS n, %(metric_date)s AS day", 1, "an INSERT would refuse"),
+    ("SELECT CAST('null' AS SIGNED) + 5 AS n, %(metric_date)s AS day", 1, "an INSERT would refuse such a value"),
     ("SELECT UNHEX('FF00') AS raw, %(metric_date)s AS day", 1, "the column raw is binary, which JSON cannot hold"),
     (
         "-- Data Type: ranking\nWITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < 100001)\n"
         "SELECT n FROM t WHERE %(metric_date)s IS NOT NULL", 2, "more than 100,000 rows for 2025-01-15",
     ),
-    (f"SELECT 1 AS `{'x' * 65}`, %(metric_date)s AS day", 1, "has 65 characters, and 64 is the most"),
+    (f"SELECT 1 AS `{'x' * 65}`, %(metric_date)s AS day", 1, "has 65 characters, more than 64"),
 ]  # fmt: skip
 
 
@@ -169,7 +172,7 @@ def test_rows_that_are_no_metric_are_one_line_with_the_place_and_the_date_is_rol
     error = result.stderr.splitlines()[0]
     assert error.startswith(f"Error: {DAY}: sql/2_bad.sql:{line}: statement 1 of 1: "), error
     assert cause in error
-    assert "To run without this metric: rename it to _2_bad.sql" in error
+    assert "To run without this metric: rename sql/2_bad.sql to _2_bad.sql" in error
     assert project.database.metrics() == []
 
 

@@ -75,7 +75,7 @@ IN_STATEMENTS: list[tuple[str, str, int]] = [
 ]
 REFUSED = [
     # statement, column, a part of the message
-    ("CREATE TABLE t (a INT)", 1, "CREATE is refused: it commits; put lasting tables into sql/schema.sql"),
+    ("CREATE TABLE t (a INT)", 1, "CREATE is refused: it commits; create lasting tables outside"),
     ("CREATE TABLE IF NOT EXISTS t (a INT)", 1, "make it TEMPORARY"),
     ("CREATE TEMPORARY SEQUENCE s", 1, "it commits"),
     ("CREATE OR REPLACE VIEW v AS SELECT 1", 1, "it commits"),

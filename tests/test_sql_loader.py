@@ -209,6 +209,18 @@ READS = [
     ("SELECT 1 FROM bi_metrics WHERE metrics <> 'a' AND data_type = 'a'", "x a b"),
     ("SELECT 1 FROM bi_metrics WHERE metrics = CONCAT('a', '')", "x a b"),
     ("SET @n = 'a'; SELECT 1 FROM bi_metrics WHERE metrics = @n", "a"),
+    # more than names: every metric may be meant
+    ("SELECT SUM(IF(metrics = 'a', 0, 1)) FROM bi_metrics WHERE LEFT(metrics, 1) = 'b'", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE NOT (metrics = 'a')", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics > 'a'", "x a b"),
+    ("SELECT 1 FROM parts JOIN bi_metrics m ON parts.part = m.metrics JOIN bi_metrics t ON t.metrics = 'a'", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE metrics = %(base)s OR metrics = 'a'", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics IN (SELECT name FROM parts)", "x a b"),
+    # names alone
+    ("SELECT 1 FROM bi_metrics t JOIN bi_metrics y ON y.metrics = t.metrics AND t.metrics = 'a'", "a"),
+    ("SELECT m.metrics AS name FROM bi_metrics m WHERE (m.metrics = 'a') GROUP BY metrics ORDER BY m.metrics", "a"),
+    ("SELECT 1 FROM bi_metric_cards WHERE metrics = 'a'", "a"),
+    ("SELECT 1 FROM bi_metric_items", "x a b"),
     ("CREATE TEMPORARY TABLE t SELECT * FROM bi_metrics WHERE metrics = 'b'; SELECT 'a' AS c FROM t", "b"),
     ("INSERT INTO bi_metrics (metrics) SELECT 'x' FROM users WHERE name = 'a'", ""),
     ("INSERT INTO bi_metrics (metrics) SELECT 'x' FROM users ON DUPLICATE KEY UPDATE f = bi_metrics.f", ""),
@@ -282,5 +294,5 @@ def test_no_folder_is_an_empty_catalog(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "sql")
     empty = load_catalog(tmp_path / "sql")
     assert empty.files == ()
-    with pytest.raises(UsageError, match="there are no metric files: put one into sql/ or sql/initial/"):
+    with pytest.raises(UsageError, match="there are no metric files in the folder of METRICS_DIR"):
         select(empty, Mode.INITIAL, [])
