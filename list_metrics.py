@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""List the metrics in run order, check their files, print their SQL, show what is stored. Changes nothing."""
+"""List the metrics in run order, check their files, print their SQL, show what is stored. Changes no data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ examples:
   python list_metrics.py --check --offline        the same without a database
   python list_metrics.py --sql total_revenue 2025-01-15    the statements as they are sent
   python list_metrics.py --status                 dates, rows, what is missing or not final, the last run
-  python list_metrics.py --status --max-age 1     the same as a probe: only metrics with a problem, exit 1 with one
+  python list_metrics.py --status --max-age 1     as a probe: only metrics with a problem, exit 1 if there is one
   python list_metrics.py --html page.html         the numbers as a page
 
 exit codes: 0 all well, 1 a file has an error or a metric a problem, 2 the question could not be answered
@@ -217,7 +217,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Call:
     parser = CommandParser("list_metrics.py", __doc__, EXAMPLES)
     parser.add_argument("--initial", action="store_true", help="the files of the initial load instead of the night's")
     parser.add_argument("--check", action="store_true", help="every rule on every file, and EXPLAIN by the server")
-    parser.add_argument("--offline", action="store_true", help="with --check: leave the server out")
+    parser.add_argument("--offline", action="store_true", help="with --check: do not connect")
     parser.add_argument(
         "--sql", nargs="+", metavar=("NAME", "DATE"), help="its SQL as sent for DATE (default: yesterday)"
     )
@@ -227,7 +227,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Call:
         "where the newest final row is older, a date is missing or not final, or the last run failed"
     )
     parser.add_argument("--html", metavar="FILE", help="write the numbers as one page that needs nothing else")
-    parser.add_argument("--days", type=positive, default=90, help="with --html: dates of a line (default: %(default)s)")
+    parser.add_argument("--days", type=positive, default=90, help="with --html: dates per chart (default: 90)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
     call = Call(**vars(parser.parse_args(argv)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the metrics of the night, of a date, of a range of dates, or the first load of the history."""
+"""Compute metrics for the night, for one date, for a range of dates, or for the whole history."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Run:
         return list(dict.fromkeys([*self.files, *others]))
 
     def _check(self, files: Sequence[MetricFile]) -> None:
-        """Apply the rules that need no server; warnings go to the log, the listing shows them too."""
+        """Apply the rules that need no server; warnings go to the log, and list_metrics.py prints them."""
         problems = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
         _refuse(problems)
         for problem in problems:
@@ -135,9 +135,10 @@ class Run:
         if self.call.is_night and server_today == self.today - ONE_DAY:
             self.today = server_today  # at midnight the server's clock may be a little behind
         elif dates[-1] > server_today:
-            raise UsageError(f"{dates[-1]} has not begun by the server's clock, where it is {server_today}")
+            raise UsageError(f"{dates[-1]} has not begun yet: by the server's clock it is still {server_today}")
         if abs(ahead) > CLOCK_SECONDS:
-            log.warning("this machine's clock differs from the server's by %.0f s; set one of them", ahead)
+            way = "ahead of" if ahead > 0 else "behind"
+            log.warning("this machine's clock is %.0f s %s the server's; correct one of them", abs(ahead), way)
         _refuse(wrong_engines(self.database, files))
         if len(dates) > 1 and not self.call.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
@@ -272,18 +273,19 @@ def parse_arguments(argv: Sequence[str]) -> Call:
     """Return the command line as a Call. Raises UsageError for one that makes no sense."""
     parser = CommandParser("run_metrics.py", __doc__, EXAMPLES)
     parser.add_argument(
-        "dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, both included"
+        "dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, with both ends"
     )
     parser.add_argument(
-        "--initial", action="store_true", help="run the initial files: all dates up to DATE (default: today) at once, "
-        "from the first of two dates or METRICS_HISTORY_START"
+        "--initial", action="store_true", help="load the history at once with the initial files, from START "
+        "(default: METRICS_HISTORY_START) to END (default: today)"
     )
     parser.add_argument("--chunk", choices=["month"], help="split an initial load into one transaction per month")
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="only this metric (repeatable; * and ? match)"
+        "--metric", action="append", default=[], metavar="NAME",
+        help="run only this metric (may be repeated; * and ? are wildcards)",
     )
-    parser.add_argument("--last", type=positive, metavar="N", help="the N dates up to DATE (default: today)")
-    parser.add_argument("--keep-going", action="store_true", help="after a failed date run the others too")
+    parser.add_argument("--last", type=positive, metavar="N", help="the N dates that end with DATE (default: today)")
+    parser.add_argument("--keep-going", action="store_true", help="go on with the other dates after one fails")
     parser.add_argument(
         "--dry-run", action="store_true", help="run everything in one transaction, show what would change, and roll "
         "back. It takes locks and time like a real run. Incremental files build on stored rows, so late or corrected "
@@ -300,7 +302,7 @@ def parse_arguments(argv: Sequence[str]) -> Call:
     )
     parser.add_argument(
         "--wait", type=not_negative, default=0, metavar="SECONDS",
-        help="wait for another run to end (default: exit 3 at once)",
+        help="wait up to SECONDS for another run to end (default: exit 3 at once)",
     )
     parser.add_argument("--quiet", action="store_true", help="print only failures, dates to repair and what changed")
     parser.add_argument("--verbose", action="store_true", help="print each file with its time")
@@ -394,6 +396,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     code = main()
-    for number in SIGNALS:  # Python gives up its handlers at exit, and a late signal would change the exit code
+    for number in SIGNALS:  # Python restores the default handlers at exit, and a late signal would change the exit code
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

@@ -18,7 +18,7 @@ _RESTARTED = "BI_METRICS_RESTARTED"
 
 
 def use_own_packages(script: str) -> None:
-    """Go on in .venv beside the script where this Python lacks the packages, as cron's does; else exit with one line.
+    """Run the script again with .venv's Python if this one lacks the packages; without one, exit with one line.
 
     Call it before the imports that need them.
     """
@@ -35,7 +35,7 @@ def use_own_packages(script: str) -> None:
 
 
 def exit_on_signals() -> None:
-    """Let a signal end the process with its exit code and no traceback; for the time of the imports."""
+    """Let a signal end the process with its exit code and no traceback; during the imports."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, frame: os._exit(128 + number))

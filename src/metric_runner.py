@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import PurePosixPath
 from random import uniform
+from shlex import quote
 from typing import TypeVar
 
 from src.changes import Change, StoredRow, compare, differences
@@ -269,7 +270,7 @@ class MetricRunner:
             log.warning(
                 "%s: the SQL or the parameters of %s have changed since %s, so the initial file runs; load the dates "
                 "before again with: python run_metrics.py --initial START END%s", batch.label, spelled(other),
-                day_before, "".join(f" --metric {name}" for name in sorted(other)),
+                day_before, "".join(f" --metric {quote(name)}" for name in sorted(other)),
             )  # fmt: skip
         return other
 
@@ -335,8 +336,8 @@ class MetricRunner:
         if affected > len(step.dates) + there:
             dates = f"{len(step.dates)} date{'s' if len(step.dates) > 1 else ''}"
             raise DateError(
-                f"{step.label}: {step.file.path}: wrote {affected - there} rows for {dates}; it may write one row per "
-                f"date, and none of other metrics or other dates. {self._disable_hint(step.file)}",
+                f"{step.label}: {step.file.path}: wrote {affected - there} rows for {dates}; it may write only its own "
+                f"metric's row, one per date. {self._disable_hint(step.file)}",
                 path=step.file.path,
             )
 
@@ -389,9 +390,9 @@ class MetricRunner:
         if file.is_set_based and len(step.dates) > 1:
             what = f"no row for {len(missing)} of {len(step.dates)} dates, the first {missing[0]}; it must fill all"
         else:
-            what = f"no row of '{file.name}' for {missing[0]}; look at the metrics and metric_date that it writes"
+            what = f"no row of '{file.name}' for {missing[0]}; check what it writes to metrics and metric_date"
         raise DateError(
-            f"{span(missing[:1])}: {file.path}: wrote {what}, or have the header line `-- Empty: ok`. "
+            f"{span(missing[:1])}: {file.path}: wrote {what}, or add the header line `-- Empty: ok`. "
             f"{self._disable_hint(file)}",
             path=file.path,
         )
@@ -457,7 +458,7 @@ class MetricRunner:
                     self._store.unmark([(name, batch.dates[0], batch.dates[-1]) for name in batch.names])
                 self._store.record(records)
         except (DatabaseError, LockedError) as second:
-            log.warning("could not note the failure in bi_metric_runs: %s", second)
+            log.warning("could not record the failure in bi_metric_runs: %s", second)
 
     def _record_of(
         self, file: MetricFile, day: date, status: str, rows: int, milliseconds: int, is_final: bool,

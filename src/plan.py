@@ -46,7 +46,7 @@ class Call:
 
     @property
     def options(self) -> list[str]:
-        """The words of the call, those aside that only choose its dates."""
+        """The options that a printed command repeats."""
         words = [f"--{name.replace('_', '-')}" for name in ("initial", "keep_going", "quiet", "verbose")
                  if getattr(self, name)]  # fmt: skip
         words += metric_options(self.metric)

@@ -300,7 +300,7 @@ class _Rules:
                 if key == "reads" and name not in self.catalog.names:
                     yield line, f"no file defines the metric {_cut(name)}; correct its name"
                 elif key == "allow" and name != "reads-later-metric" and RULES.get(name, ("error",))[0] == "error":
-                    yield line, f"{_cut(name)} is no warning that can be silenced; correct or remove it"
+                    yield line, f"{_cut(name)} is not a rule that can be allowed; correct or remove it"
 
     def _together(self) -> list[MetricFile]:
         """Return the files that run in a mode of this one's, itself included, in run order; none if it is disabled."""

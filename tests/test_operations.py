@@ -531,7 +531,7 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(nightly: Project
     result = nightly.run(FIRST)
     assert result.returncode == 1
     assert "Error: 2025-01-01: sql/03_bad.sql:5: statement 1 of 1: (1146)" in result.stderr
-    assert "Warning: could not note the failure in bi_metric_runs: (1644) refused" in result.stderr
+    assert "Warning: could not record the failure in bi_metric_runs: (1644) refused" in result.stderr
     assert everything(nightly) == []
 
 
