@@ -21,6 +21,8 @@ from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_scr
 from tests.proxy import Cut, Proxy
 from tests.workload import wait_until
 
+pytestmark = pytest.mark.slow
+
 GRANTS = re.search(r"<!-- grants -->\n```sql\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
 PASSWORD = "se'cret %s"
 TODAY = date.today()

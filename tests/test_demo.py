@@ -20,6 +20,8 @@ from demo import game
 from demo.server import LONGEST_SOCKET, end_process
 from tests.conftest import ROOT, Database
 
+pytestmark = pytest.mark.slow
+
 LAST_DAY = date(2025, 3, 16)  # a Sunday
 
 

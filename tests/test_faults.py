@@ -23,6 +23,8 @@ from tests.engines import install
 from tests.proxy import Cut, Proxy
 from tests.workload import at_work, log_has, sessions, wait_until
 
+pytestmark = pytest.mark.slow
+
 TODAY = date.today()
 DAYS = [str(TODAY - timedelta(days=n)) for n in range(15)]  # DAYS[1] is yesterday
 DAY, BEFORE = DAYS[1], DAYS[2]

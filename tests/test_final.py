@@ -28,6 +28,8 @@ from tests.histories import (
     window,
 )
 
+pytestmark = pytest.mark.slow
+
 NAME = "histories"
 
 

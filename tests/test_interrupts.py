@@ -26,6 +26,8 @@ from tests.proxy import CLIENT_SSL, Cut, FakeServer, Proxy, greeting
 from tests.test_tls import make_certificates, tls_options
 from tests.workload import Workload, log_has, resume, sessions, slow, wait_until
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDS_WITHIN_SECONDS = 3.0  # an idle machine needs 0.3
 DATE = "2025-01-01"

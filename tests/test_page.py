@@ -25,6 +25,8 @@ from src.sql_text import parse
 from src.status import MetricState
 from src.store import Edit, Status
 
+pytestmark = pytest.mark.slow
+
 TODAY = date(2026, 11, 24)
 EVIL = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">" ]]> </style> &amp; \u202eabc\u200f'
 LONG = "n" * 100

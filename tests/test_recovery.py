@@ -20,6 +20,8 @@ from tests.engines import install
 from tests.proxy import Cut, Proxy
 from tests.workload import NUMBERS_TABLE, Workload, at_work, busy, log_has, reported, resume, sessions, slow, wait_until
 
+pytestmark = pytest.mark.slow
+
 DATE = "2025-01-01"
 NEXT = "2025-01-02"
 TEN_SECONDS = 100_000  # width of a cross join that takes about so long

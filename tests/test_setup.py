@@ -20,6 +20,8 @@ import pytest
 
 from tests.conftest import ROOT, Database, metric_sql
 
+pytestmark = pytest.mark.slow
+
 NOT_COPIED = (
     ".git",
     ".local",

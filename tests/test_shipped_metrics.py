@@ -22,6 +22,8 @@ from src.sql_loader import Mode, load_catalog
 from tests.brute_force import expected, read_game
 from tests.conftest import ROOT, Database, Project, run_script
 
+pytestmark = pytest.mark.slow
+
 METRICS = (
     "total_users_after_cutoff", "total_revenue", "daily_active_users", "plays_by_hour", "new_users_last_60d",
     "revenue_last_30d", "top_100_games_played", "arpu_last_30d",

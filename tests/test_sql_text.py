@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import MetricsError
-from src.sql_text import HeaderLine, Script, Statement, Token, bind, literal, outermost, parse, place, read, unquoted
+from src.sql_text import HeaderLine, Statement, Token, bind, literal, outermost, parse, place, read, unquoted
 
 # Pieces that mean something to the reader, so that random texts reach its corners.
 FRAGMENTS = r"""
@@ -267,27 +266,3 @@ def test_the_fingerprint_covers_the_values_that_the_text_uses_and_no_others() ->
 def test_places_count_characters_and_end_lines_at_newlines() -> None:
     assert place("é\r\n\u2028ab", 0) == (1, 1)
     assert place("é\r\n\u2028ab", 5) == (2, 3)
-
-
-def everything(script: Script) -> None:
-    """Compute all that a script computes on demand."""
-    assert isinstance(script.parameters, frozenset)
-    assert script.fingerprint({})
-    for statement in script.statements:
-        assert statement.code
-        assert (statement.target, statement.temporary_table) != (("", " "), " ")
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [*PIECES, "'\\", "''\\", "a;", "DELETE a FROM a ", "WITH a ", "-- Check: \n", "%(", "/*!*/", "-- Metric:   "],
-)
-def test_a_text_ten_times_as_long_takes_about_ten_times_as_long(piece: str) -> None:
-    def seconds(size: int) -> float:
-        text = piece * (size // len(piece)) + "x"
-        started = time.process_time()
-        everything(parse(text))
-        return time.process_time() - started
-
-    # Quadratic work would take a hundred times as long; the constant covers the noise of short times.
-    assert seconds(200_000) < 40 * min(seconds(20_000) for _ in range(3)) + 0.2

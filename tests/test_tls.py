@@ -20,6 +20,8 @@ from tests.conftest import FAST, ROOT, Project, connect, metric_sql, run_script
 from tests.engines import install
 from tests.proxy import BYTES, CLIENT_SSL, FakeServer, greeting, packet
 
+pytestmark = pytest.mark.slow
+
 SECRET = "se'cret %s"
 ACCOUNTS = """
 CREATE DATABASE tls CHARACTER SET utf8mb4;

@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import Project
 
+pytestmark = pytest.mark.slow
+
 BEFORE = "CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.total')) AS DECIMAL(20,2))"
 PAID = "SELECT COALESCE(SUM(amount), 0.00) FROM payments WHERE day"
 FILES = {
