@@ -32,6 +32,7 @@ from src.errors import (
 )
 from src.interruption import Interruption
 from src.metric_runner import Batch, MetricRunner, Options
+from src.on_end import run_on_end
 from src.plan import Call, batches_of, dates_asked_for, due_dates, night
 from src.reporting import (
     Reporter,
@@ -375,20 +376,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.database.close()
         summary = run.summary
     if not (call.dry_run or call.verify):
-        outcome = {
-            "run_id": run.runner.run_id if run is not None else None,
-            "version": VERSION,
-            "command": ["run_metrics.py", *words],
-            "status": STATUSES.get(exit_code, "interrupted"),
-            "exit_code": exit_code,
-            "seconds": round(time.monotonic() - clock, 3),
-            **summary.as_dict(),
-            "warnings": console.warnings,
-        }
-        if command := on_end_command():
-            from src.on_end import run_on_end
-
-            run_on_end(command, outcome)
+        run_id, seconds = run.runner.run_id if run is not None else None, round(time.monotonic() - clock, 3)
+        outcome = {"run_id": run_id, "version": VERSION, "command": ["run_metrics.py", *words],
+                   "status": STATUSES.get(exit_code, "interrupted"), "exit_code": exit_code, "seconds": seconds,
+                   **summary.as_dict(), "warnings": console.warnings}  # fmt: skip
+        run_on_end(on_end_command(), outcome)
         if call.json:
             write_line(as_json(outcome, indent=None))
     return exit_code

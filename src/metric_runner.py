@@ -158,15 +158,14 @@ class MetricRunner:
                     batch = Batch(Mode.DATES, (day,), tuple(by_date))
                     self._fill(batch, False, final_before=names if day > dates[0] else frozenset())
                 second = {(name, day): row for name, day, row in self._store.rows(names, dates)}
-                found = [place for place, row in first.items() if differences(row, second[place])]
+                found = {place: text for place, row in first.items() if (text := differences(row, second[place]))}
                 # A difference counts only where the first way still says the same: else the source has changed.
                 files = tuple(file for file in at_once.files if not file.is_helper)
                 again = self._rows_of(replace(at_once, files=files)) if found else first
                 moved = [place for place in found if differences(first[place], again[place])]
                 different = tuple(
-                    Change(name, day, "different", False, differences(first[name, day], second[name, day]))
-                    for name, day in found if (name, day) not in moved
-                )  # fmt: skip
+                    Change(*place, "different", False, text) for place, text in found.items() if place not in moved
+                )
                 return Verdict(len(first), different, tuple(moved))
 
         return self.with_retries(both_ways, "the comparison")

@@ -280,7 +280,11 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         super().__init__(
             path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
         )
-        self.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return printable(text if record.exc_info else text.replace("\n", " | "))
 
     def _open(self) -> Any:
         mode = 0o640  # the log names tables and shows numbers
@@ -290,12 +294,6 @@ class _LogFile(logging.handlers.RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
         log.removeHandler(self)
         log.warning("cannot write the log (%s); the metrics go on without it", sys.exc_info()[1])
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return printable(text if record.exc_info else text.replace("\n", " | "))
 
 
 def table(rows: Sequence[Sequence[str]], cut: int | None = None) -> str:

@@ -47,7 +47,7 @@ PRIVATE_WORDS = re.compile(
     r"\b(packets?|twins?|holes|half days?|the law|begun|patiently|rehearse\w*|provisional|row a metric|line a file)\b",
     re.IGNORECASE,
 )
-MACHINE = re.compile(r"/work/|/tmp/|/root/|/home/|pypi|localhost:\d", re.IGNORECASE)
+MACHINE = re.compile(r"/(work|tmp|root|home)/|pypi|localhost:\d", re.IGNORECASE)
 PLACEHOLDERS = {"START": "2025-01-01", "END": "2025-01-31", "DATE": "2025-01-15", "NAME": "total_revenue"}
 PATHS = ("/opt/bi-metrics-etl", "/path/to/bi_metrics_etl", "/path/to/project")
 
