@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -619,6 +621,20 @@ def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in logs] == ["metrics.log", *(f"metrics.log.{n}" for n in range(1, 6))]
     assert all(path.stat().st_size <= 3_000 and path.stat().st_mode & 0o777 <= 0o640 for path in logs)
     assert logs[0].read_text().endswith("INFO line 999\n")
+
+
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-", "2>&-", "2>/dev/full", ">&- 2>&-", "| head -0"])
+def test_output_that_cannot_be_written_stops_no_metric_and_the_log_has_the_resume_line(
+    nightly: Project, redirect: str
+) -> None:
+    nightly.write("09_bad.sql", f"SELECT 1 AS n FROM payments WHERE day = %(metric_date)s AND day < '{LAST}'")
+    command = shlex.join([sys.executable, str(nightly.folder / "run_metrics.py"), "2025-01-09", LAST])
+    done = subprocess.run(["bash", "-c", f"{command} {redirect}"], env=nightly.environment(), text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == (0 if "head" in redirect else 1)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert [row[1] for row in nightly.database.metrics()] == ["2025-01-09"] * 3
+    assert "Committed 2025-01-09. Resume with: python run_metrics.py 2025-01-10" in nightly.log()
 
 
 @pytest.mark.parametrize("obstacle", ["a file in place of the folder", "a folder in place of the file", "a full disk"])
