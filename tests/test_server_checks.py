@@ -59,7 +59,7 @@ def test_errors_of_every_kind_of_statement_and_of_checks_have_file_and_line(aske
 
 def test_a_table_read_whole_is_a_warning_and_a_range_of_its_index_is_none(asked: Project) -> None:
     count = "SELECT COUNT(DISTINCT user_id) AS users FROM big AS b WHERE {}"
-    asked.write("1_wrapped.sql", count.format("DATE(b.at) = %(metric_date)s"))
+    asked.write("1_wrapped.sql", count.format("DATE_FORMAT(b.at, '%%Y-%%m-%%d') = %(metric_date)s"))
     asked.write("2_range.sql", count.format("b.at >= %(metric_date)s AND b.at < %(metric_date)s + INTERVAL 1 DAY"))
     asked.write("3_variable.sql", "SET @u = 5;\n" + count.format("b.user_id = @u AND %(metric_date)s IS NOT NULL"))
     found, left_out = problems(asked)
