@@ -107,10 +107,16 @@ class Node:
         return pymysql.connect(unix_socket=self.server.socket, user="root", autocommit=True, ssl_disabled=True)
 
     def status(self, name: str) -> str:
-        """Return one value of SHOW STATUS, such as wsrep_cluster_status: it is answered outside a quorum too."""
-        with self.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SHOW STATUS LIKE %s", (name,))
-            row = cursor.fetchone()
+        """Return one value of SHOW STATUS, such as wsrep_cluster_status: it is answered outside a quorum too.
+
+        Empty where the node, which is just coming back, hangs up.
+        """
+        try:
+            with self.connect() as connection, connection.cursor() as cursor:
+                cursor.execute("SHOW STATUS LIKE %s", (name,))
+                row = cursor.fetchone()
+        except pymysql.err.OperationalError:
+            return ""
         return str(row[1]) if row else ""
 
     def execute(self, *statements: str) -> None:
