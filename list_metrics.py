@@ -84,19 +84,19 @@ class Listing:
         files = select(self.catalog, self.call.mode, [])
         shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.call.mode))]
         problems = self._problems(files)
-        head = ("#", "Metric", "Type", "Runs", "Reads", "Description", "File")
+        head = ("#", "Metric", "Type", "Runs", "Reads", "File", "Description")
         rows = []
         for file in shown:
             kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
             number = "-" if file.disabled else str(files.index(file) + 1)
             reads = spelled(self.catalog.reads_of(file)) or "-"
             runs = "set-based" if file.is_set_based else "per date"
-            rows.append((number, file.name, kind, runs, reads, file.description, file.path))
+            rows.append((number, file.name, kind, runs, reads, file.path, file.description))
         if self.call.json:
-            keys = ("number", "metric", "data_type", "runs", "reads", "description", "file")
+            keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
             write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
-            write_line(table([head, *rows], cut=5))
+            write_line(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)

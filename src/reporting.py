@@ -296,20 +296,15 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         log.warning("cannot write the log (%s); the metrics go on without it", sys.exc_info()[1])
 
 
-def table(rows: Sequence[Sequence[str]], cut: int | None = None) -> str:
-    """Return rows in columns; the first row is the head. On a terminal the column `cut` is cut to fit its width."""
+def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
+    """Return rows in columns; the first row is the head. With `fit`, lines are cut at the width of a terminal."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if cut is not None and sys.stdout is not None and sys.stdout.isatty():
-        free = shutil.get_terminal_size().columns - sum(widths) + widths[cut] - 2 * (len(widths) - 1)
-        widths[cut] = min(widths[cut], max(free, 12))
-        rows = [[_cut(cell, widths[cut]) if i == cut else cell for i, cell in enumerate(row)] for row in rows]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if fit and sys.stdout is not None and sys.stdout.isatty():
+        most = shutil.get_terminal_size().columns
+        lines = [line if len(line) <= most else line[: most - 3] + "..." for line in lines]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def as_json(value: Any, indent: int | None = 2) -> str:

@@ -42,12 +42,12 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
     done = project.list()
     assert (done.returncode, done.stderr) == (0, "")
     assert cells(done.stdout) == [
-        ["-", "off", "disabled", "per date", "-", "Made for a test", "sql/_05_off.sql"],
-        ["1", "nine", "ranking", "per date", "-", "The best", "sql/9_nine.sql"],
-        ["2", "ten", "card", "per date", "nine", "Made for a test", "sql/incremental/10_ten.sql"],
-        ["3", "fill", "helper", "per date", "-", "Fills h", "sql/20_fill.sql"],
-        ["4", "last", "card", "per date", "ten", "Made for a test", "sql/100____last.sql"],
-        ["5", "no_prefix", "card", "set-based", "-", "A query", "sql/no_prefix.sql"],
+        ["-", "off", "disabled", "per date", "-", "sql/_05_off.sql", "Made for a test"],
+        ["1", "nine", "ranking", "per date", "-", "sql/9_nine.sql", "The best"],
+        ["2", "ten", "card", "per date", "nine", "sql/incremental/10_ten.sql", "Made for a test"],
+        ["3", "fill", "helper", "per date", "-", "sql/20_fill.sql", "Fills h"],
+        ["4", "last", "card", "per date", "ten", "sql/100____last.sql", "Made for a test"],
+        ["5", "no_prefix", "card", "set-based", "-", "sql/no_prefix.sql", "A query"],
     ]
     initial = json.loads(project.list("--initial", "--json").stdout)
     assert [(each["number"], each["file"], each["runs"]) for each in initial[:3]] == [
@@ -58,12 +58,13 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
 
 def test_on_a_terminal_the_table_fits_and_piped_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     long = "A description that goes on and on " * 5 + "."
-    rows = [("#", "Metric", "Description", "File"), ("1", "m", long, "sql/m.sql")]
-    assert long in table(rows, cut=2)
+    rows = [("#", "Metric", "File", "Description"), ("1", "m", "sql/m.sql", long)]
+    assert long in table(rows, fit=True)
     monkeypatch.setenv("COLUMNS", "70")
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
-    *_, line = table(rows, cut=2).splitlines()
-    assert (len(line), line[:25], line[-14:]) == (70, "1  m       A description t"[:25], "...  sql/m.sql")
+    *_, line = table(rows, fit=True).splitlines()
+    assert (len(line), line[:36], line[-3:]) == (70, "1  m       sql/m.sql  A description t"[:36], "...")
+    assert long in table(rows)
 
 
 def test_a_broken_file_stays_in_its_row_and_its_problem_is_below_the_table(project: Project) -> None:
@@ -72,8 +73,8 @@ def test_a_broken_file_stays_in_its_row_and_its_problem_is_below_the_table(proje
     done = project.list()
     assert done.returncode == 1
     good, broken, problem = cells(done.stdout)
-    assert good[1:] == ["good", "card", "per date", "-", "Made for a test", "sql/1_good.sql"]
-    assert broken[1:] == ["broken", "card", "per date", "-", "Made for a test", "sql/2_broken.sql"]
+    assert good[1:] == ["good", "card", "per date", "-", "sql/1_good.sql", "Made for a test"]
+    assert broken[1:] == ["broken", "card", "per date", "-", "sql/2_broken.sql", "Made for a test"]
     assert problem[0].startswith("sql/2_broken.sql:6:48: error: unknown-parameter: ")
     assert "did you mean %(metric_date)s?" in problem[0]
 
