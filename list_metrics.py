@@ -21,12 +21,13 @@ from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.errors import DatabaseError, MetricsError, SettingsError
-from src.reporting import as_json, configure_log, count, log, table, write_line
+from src.reporting import as_json, configure_log, log, table, write_line
 from src.sql_checks import Problem, check_catalog, placement_problems
-from src.sql_loader import MetricFile, Mode, load_catalog, select, spelled
+from src.sql_loader import MetricFile, Mode, load_catalog, select
 from src.status import in_words, repair_commands, states
 from src.step import Parameters, Step
 from src.store import MetricStore
+from src.wording import count, spelled
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 

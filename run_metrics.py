@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from src.command import SIGNALS, VERSION, CommandParser, exit_on_signals, not_negative, positive, use_own_packages
+from src.command import (
+    SIGNALS,
+    VERSION,
+    CommandParser,
+    exit_on_signals,
+    not_negative,
+    on_signals,
+    positive,
+    use_own_packages,
+)
 
 if __name__ == "__main__":
     use_own_packages(__file__)
@@ -39,7 +48,6 @@ from src.reporting import (
     RunSummary,
     as_json,
     configure_log,
-    count,
     log,
     repair_lines,
     set_log_level,
@@ -50,6 +58,7 @@ from src.sql_checks import Problem, check_catalog
 from src.sql_loader import MetricFile, Mode, load_catalog, select
 from src.step import Parameters, Step
 from src.store import LOOK_BACK_DAYS, MetricStore
+from src.wording import count
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
 STATUSES = {OK: "ok", A_DATE_FAILED: "failed", NOTHING_TRIED: "not-started", LOCKED: "locked"}
@@ -147,7 +156,8 @@ class Run:
 
     def _run(self, dates: Sequence[date]) -> int:
         clock, yesterday = time.monotonic(), dates[0]
-        self.summary = summary = RunSummary(self.call, dates)
+        summary = self.summary
+        summary.begin(dates)
         batches = self._batches(dates, lambda: summary.has_unmarked)
         causes: set[str] = set()  # of failed dates: a broken file fails each of 33 dates alike
         at_once = self.call.initial and not self.call.chunk
@@ -339,9 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     call, run, interruption = Call(), None, Interruption()
     summary = RunSummary(call)
     console = configure_log(ROOT / "logs" / "metrics.log")
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, interruption.arrive)
+    on_signals(interruption.arrive)
     try:
         call = parse_arguments(words)
         log.info("%s", " ".join(["run_metrics.py", *words]))
@@ -350,6 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text in settings.warnings:
             log.warning("%s", text)
         run = Run(call, settings, interruption)
+        summary = run.summary
         exit_code = run.start()
         interruption.check()
     except Interrupted as error:
@@ -361,7 +370,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MetricsError as error:
         for line in str(error).splitlines():
             log.error("%s", line)
-        summary = run.summary if run is not None else summary
         summary.fail(error)
         exit_code = LOCKED if isinstance(error, LockedError) else NOTHING_TRIED
         if run is not None and summary.committed:
@@ -370,11 +378,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a fault of this program: whoever is told of the end of runs must hear of it
         traceback.print_exc()
         log.critical("a fault of this program", exc_info=True)
-        (run.summary if run is not None else summary).fail(error)
+        summary.fail(error)
         exit_code = A_DATE_FAILED
     if run is not None:
         run.database.close()
-        summary = run.summary
     if not (call.dry_run or call.verify):
         run_id, seconds = run.runner.run_id if run is not None else None, round(time.monotonic() - clock, 3)
         outcome = {"run_id": run_id, "version": VERSION, "command": ["run_metrics.py", *words],

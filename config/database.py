@@ -19,7 +19,7 @@ SSL_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")
 _DIGITS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_OWN_PARAMETERS = ("metric_date", "start_date", "dates", "day_start_utc", "day_end_utc")
+DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates", "day_start_utc", "day_end_utc"})  # set by every run
 # METRICS_ON_END gets these, so that a command which it calls finds them in its environment.
 _OUTCOME = ("METRICS_STATUS", "METRICS_EXIT_CODE", "METRICS_ERROR", "METRICS_RESUME")
 
@@ -126,7 +126,7 @@ class _Values:
             if not (match := _PARAMETER.fullmatch(name)):
                 continue
             parameter, setting = match[1].lower(), f"{name} ({self.place(name)})"
-            if parameter in _OWN_PARAMETERS:
+            if parameter in DATE_PARAMETERS:
                 raise SettingsError(f"{setting}: every run sets %({parameter})s itself; choose another name")
             if not value.strip():
                 raise SettingsError(f"{setting} is empty: give it a value or remove it")

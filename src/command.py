@@ -7,6 +7,8 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 from src.errors import UsageError
@@ -36,9 +38,14 @@ def use_own_packages(script: str) -> None:
 
 def exit_on_signals() -> None:
     """Let a signal end the process with its exit code and no traceback; during the imports."""
+    on_signals(lambda number, frame: os._exit(128 + number))
+
+
+def on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle each of SIGNALS by `handler`, but for those that are ignored, as under nohup."""
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, frame: os._exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -13,8 +13,6 @@ from src.changes import Change
 from src.dates import ONE_DAY
 from src.sql_loader import Catalog
 
-LAST_DATE = date(9999, 12, 31)
-
 
 def outdated(
     catalog: Catalog, ran: Sequence[str], last: date, newest: date | None, changes: Sequence[Change]
@@ -54,4 +52,4 @@ def outdated(
                     outdate(reader, all_of[0].metric_date + ONE_DAY)
             elif found:
                 outdate(reader, last + ONE_DAY if reader in order else found[0].metric_date)
-    return [(name, day, LAST_DATE) for name, day in sorted(since.items())] + next_ones
+    return [(name, day, date.max) for name, day in sorted(since.items())] + next_ones

@@ -19,10 +19,11 @@ from src.db_manager import LOCK_GONE, TRANSIENT, DatabaseManager, Row
 from src.errors import DatabaseError, DateError, LockedError, StatementError
 from src.finality import outdated
 from src.query_metric import QueryError, as_sql, values_of
-from src.sql_loader import Catalog, Kind, MetricFile, Mode, spelled
+from src.sql_loader import Catalog, Kind, MetricFile, Mode
 from src.sql_text import HeaderLine, Statement
 from src.step import Parameters, Step
 from src.store import BLANK, MetricStore, Place, Record, State
+from src.wording import spelled
 
 log = logging.getLogger("bi_metrics")
 sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
@@ -112,16 +113,15 @@ class MetricRunner:
         self._last_filled: date | None = None
         self._unmarked: set[Place] = set()  # rows that were final when this run began
 
-    def open(self, prepare: Callable[[], T]) -> T:
+    def open(self, prepare: Callable[[], object]) -> None:
         """Connect, take the lock and do `prepare`, tried as often as a batch. Raises DatabaseError, LockedError."""
 
-        def prepared() -> T:
-            result = prepare()
+        def prepared() -> None:
+            prepare()
             without_file = self._store.names() - self._catalog.names
             self._catalog = replace(self._catalog, without_file=without_file)
-            return result
 
-        return self.with_retries(prepared, "to connect")
+        self.with_retries(prepared, "to connect")
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchResult]:
         """Run each batch in a transaction of its own and yield its result after its COMMIT has returned.
@@ -355,7 +355,7 @@ class MetricRunner:
         return DateError(f"{message}. {self._disable_hint(step.file)}", code, step.file.path)
 
     def _disable_hint(self, file: MetricFile) -> str:
-        paths = [each.path for each in self._catalog.files if each.name == file.name and not each.disabled]
+        paths = [each.path for each in self._catalog.files_of(file.name)]
         names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
         return f"To run without this metric: rename {' and '.join(paths)} to {names}"
 

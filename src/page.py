@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from src.dates import ONE_DAY, date_range, ranges
-from src.reporting import count
 from src.status import MetricState
 from src.store import LOOK_BACK_DAYS, Edit
+from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
 LONGEST = 200  # characters of a text that are shown

@@ -24,8 +24,7 @@ def page_of(
                 state,
                 description=state.file.description,
                 data_type=state.file.data_type,
-                sql={file.path: file.script.text for file in catalog.files
-                     if file.name == state.name and not file.disabled},
+                sql={file.path: file.script.text for file in catalog.files_of(state.name)},
                 reads=sorted(catalog.reads.get(state.name, ())),
                 rows={},
                 edits=[],

@@ -12,7 +12,7 @@ from src.dates import FIRST_DATE, ONE_DAY, date_range, parse_date, ranges
 from src.errors import UsageError
 from src.metric_runner import Batch, Options
 from src.sql_loader import MetricFile, Mode
-from src.store import LOOK_BACK_DAYS, MetricStore, Place
+from src.store import LOOK_BACK_DAYS, MetricStore, Place, by_metric
 
 DUE_DATES_PER_NIGHT = 31
 
@@ -139,11 +139,8 @@ def repairs(places: Iterable[Place]) -> list[tuple[list[date], list[str]]]:
 
     A metric must not run on a date on which only another one is missing: it may be younger.
     """
-    by_metric: dict[str, list[date]] = {}
-    for name, day in places:
-        by_metric.setdefault(name, []).append(day)
     grouped: dict[tuple[date, ...], list[str]] = {}
-    for name, days in by_metric.items():
+    for name, days in by_metric(places).items():
         for run in ranges(sorted(set(days))):
             grouped.setdefault(tuple(run), []).append(name)
     return [(list(run), sorted(names)) for run, names in sorted(grouped.items())]

@@ -21,6 +21,7 @@ from src.errors import DateError
 from src.metric_runner import BatchResult, Verdict
 from src.plan import Call, command_line, metric_options, repairs
 from src.store import Place
+from src.wording import count, listed, printable, spelled
 
 LOG_BYTES = 5_000_000
 LOG_FILES = 5
@@ -109,18 +110,18 @@ class Reporter:
         if verdict.moved:
             self.say(
                 f"{count(len(verdict.moved), 'row')} could not be compared: the source changed meanwhile "
-                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again.", True
+                f"({spelled({name for name, _ in verdict.moved})}). Run the command again.", True
             )
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
 
 
 class RunSummary:
-    """Adds up the results of a run over `dates` without holding them: a range may be long."""
+    """Adds up the results of a run without holding them: a range may be long."""
 
-    def __init__(self, call: Call, dates: Sequence[date] = ()) -> None:
+    def __init__(self, call: Call) -> None:
         self._call = call
-        self._dates = list(dates)
+        self._dates: Sequence[date] = ()  # that the run is for, once it begins
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
         self.changes: list[Change] = []  # of rows that were final
@@ -129,6 +130,10 @@ class RunSummary:
         self.missing: list[Place] = []
         self.not_final: list[Place] = []
         self.has_unmarked = False  # the last batch has made rows of other dates due
+
+    def begin(self, dates: Sequence[date]) -> None:
+        """Note the dates that the run is for: from now on there is something to resume."""
+        self._dates = dates
 
     def add(self, result: BatchResult) -> None:
         self._ended += result.batch.dates
@@ -195,21 +200,11 @@ def repair_lines(what: str, places: Sequence[Place], names: Sequence[str]) -> li
     return lines
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return names joined by commas, the first ones and a count where there are many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def kinds(changes: Iterable[Change]) -> str:
     """Return "2 changed, 6 unchanged"."""
     counts = Counter(change.kind for change in changes)
     said = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "unchanged") if counts[kind]]
     return ", ".join(said) or "no rows"
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def write_line(text: str, stream: Any = None) -> None:
@@ -218,16 +213,9 @@ def write_line(text: str, stream: Any = None) -> None:
     if stream is None:  # closed before the start
         return
     try:
-        print(printable(text), file=stream, flush=True)
+        print(printable(text, keep="\n"), file=stream, flush=True)
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the exit would fail once more
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters and escape sequences are spelt out; line ends stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure_log(path: Path | None) -> Console:
@@ -284,7 +272,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return printable(text if record.exc_info else text.replace("\n", " | "))
+        return printable(text if record.exc_info else text.replace("\n", " | "), keep="\n")
 
     def _open(self) -> Any:
         mode = 0o640  # the log names tables and shows numbers
@@ -298,7 +286,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
     """Return rows in columns; the first row is the head. With `fit`, lines are cut at the width of a terminal."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell, keep="\n") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if fit and sys.stdout is not None and sys.stdout.isatty():

@@ -11,13 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from config.database import DATE_PARAMETERS
 from src.sql_loader import Catalog, Kind, MetricFile, Mode, misplaced_files
 from src.sql_text import METRICS_TABLE, WRITERS, HeaderLine, Script, Statement, Token, outermost, parse, place, unquoted
+from src.wording import printable
 
 Severity = Literal["error", "warning"]
 
 DATA_TYPES = ("card", "timeseries", "ranking")
-DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates", "day_start_utc", "day_end_utc"})
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
@@ -51,7 +52,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.rule}: {self.message}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        return printable(text)
 
 
 _Where = int | Token | HeaderLine  # a number is an offset in the text

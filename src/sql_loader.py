@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -128,6 +128,10 @@ class Catalog:
         """Return the files that a run of this mode executes, in run order."""
         return tuple(file for file in self.files if not file.disabled and file.mode in (None, mode))
 
+    def files_of(self, name: str) -> list[MetricFile]:
+        """Return the files of a name, without the disabled ones."""
+        return [file for file in self.files if file.name == name and not file.disabled]
+
     @cached_property
     def initial_files(self) -> dict[str, MetricFile]:
         """The initial file of each metric that also has an incremental one, by name; helpers are left out."""
@@ -151,7 +155,7 @@ class Catalog:
 
     def fingerprints(self, name: str) -> frozenset[str]:
         """Return the fingerprints of a metric's files."""
-        return frozenset(f.fingerprint for f in self.files if f.name == name and not f.disabled)
+        return frozenset(file.fingerprint for file in self.files_of(name))
 
     def reads_of(self, file: MetricFile) -> frozenset[str]:
         """Return the metrics that a file reads: those it compares with, and those of its `-- Reads:` line.
@@ -273,8 +277,3 @@ def _compares_otherwise(statement: Statement) -> bool:
         if before == "(" and left.name not in ("", METRICS_TABLE) and left.text.upper() not in _NO_FUNCTIONS:
             return True  # a function of the name; what follows bi_metrics are the columns of an INSERT
     return False
-
-
-def spelled(names: Iterable[str]) -> str:
-    """Return names sorted and joined by commas."""
-    return ", ".join(sorted(names))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
 from src.dates import ONE_DAY, spans
-from src.reporting import count, listed, repair_lines
+from src.reporting import repair_lines
 from src.sql_loader import Catalog, MetricFile, Mode
-from src.store import MetricStore, Place, Status
+from src.store import MetricStore, Status, by_metric
+from src.wording import count, listed
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def states(store: MetricStore, catalog: Catalog, today: date, errors: Mapping[st
     files = {file.name: file for file in catalog.in_mode(Mode.DATES) if not file.is_helper}
     names = [*files, *sorted(store.names() - files.keys())]
     stored = store.status(names, today)
-    missing = _by_name(store.missing(files, today))
-    not_final = _by_name(store.not_final(files, today))
-    future = _by_name(store.future_dates(today))
+    missing = by_metric(store.missing(files, today))
+    not_final = by_metric(store.not_final(files, today))
+    future = by_metric(store.future_dates(today))
     found = []
     for name in names:
         wrote = stored[name].fingerprint if name in stored else None
         sql_changed = name in files and wrote is not None and wrote not in catalog.fingerprints(name)
-        file_errors = [error for each in catalog.files if each.name == name for error in errors.get(each.path, ())]
+        file_errors = [error for file in catalog.files_of(name) for error in errors.get(file.path, ())]
         found.append(MetricState(name, files.get(name), stored.get(name), missing[name], not_final[name], future[name],
                                  sql_changed, file_errors))  # fmt: skip
     return found
@@ -97,13 +97,6 @@ def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
         without = [state.name for state in wanted if state.name not in newest]
         return f"{len(newest)} of {total} final to {oldest}; no final row: {listed(without)}", False
     return f"{'All ' if len(wanted) > 1 else ''}{total} final to {oldest}", True
-
-
-def _by_name(places: Iterable[Place]) -> dict[str, list[date]]:
-    found: dict[str, list[date]] = defaultdict(list)
-    for name, day in places:
-        found[name].append(day)
-    return found
 
 
 def _some(days: Sequence[date]) -> str:

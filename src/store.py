@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta, tzinfo
@@ -333,6 +334,14 @@ class MetricStore:
         query = "SELECT metrics, metric_date FROM bi_metrics WHERE metric_date > %s ORDER BY 1, 2"
         found = self._db.query(query, (today,))
         return [(name, day) for name, day in found]
+
+
+def by_metric(places: Iterable[Place]) -> dict[str, list[date]]:
+    """Return the dates of each metric, in their order; a metric without any has an empty list."""
+    found: dict[str, list[date]] = defaultdict(list)
+    for name, day in places:
+        found[name].append(day)
+    return found
 
 
 def _some(names: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.sql_checks import DATE_PARAMETERS, RULES, Problem, check_catalog, placement_problems
+from config.database import DATE_PARAMETERS
+from src.sql_checks import RULES, Problem, check_catalog, placement_problems
 from src.sql_loader import load_catalog
 from src.step import Parameters
 
