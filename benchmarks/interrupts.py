@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.faults import make_project
-from demo.server import Server
-from tests.conftest import FAST
-from tests.engines import INSTALLS, install
+from tests.engines import INSTALLS
 from tests.test_interrupts import KINDS, SIGNALS, Interrupts, over_tls
-from tests.test_tls import make_certificates, tls_options
+from tests.test_tls import tls_server
 from tests.workload import Workload, resume
 
 DAYS = 20
@@ -94,20 +92,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
-    chosen = install(args.engine)
-    make_certificates(folder)
-    server = Server(folder / "server", chosen, [*FAST[chosen.name], *tls_options(folder)], tcp=True)
-    print(f"{chosen.name} {chosen.version}, seed {args.seed}", flush=True)
     try:
-        server.start()
-        runs = InterruptRun(Workload(make_project(folder / "project", server), DAYS), folder, args.seed)
-        print(f"an undisturbed run of {DAYS} dates takes {runs.interrupts.seconds:.1f} s", flush=True)
-        moments = [(kind, number) for kind in KINDS for number in SIGNALS]
-        for turn in range(args.count):
-            runs.once(*moments[turn % len(moments)])
-        return 0 if runs.report() else 1
+        with tls_server(folder, args.engine) as server:
+            print(f"{server.install.name} {server.install.version}, seed {args.seed}", flush=True)
+            runs = InterruptRun(Workload(make_project(folder / "project", server), DAYS), folder, args.seed)
+            print(f"an undisturbed run of {DAYS} dates takes {runs.interrupts.seconds:.1f} s", flush=True)
+            moments = [(kind, number) for kind in KINDS for number in SIGNALS]
+            for turn in range(args.count):
+                runs.once(*moments[turn % len(moments)])
+            return 0 if runs.report() else 1
     finally:
-        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

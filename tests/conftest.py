@@ -39,6 +39,13 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.config.getoption("--engine"))
 
 
+@pytest.fixture(scope="module")
+def once(engine: str) -> None:
+    """Let a module run on one engine only: what it tests knows no server."""
+    if engine != "mariadb":
+        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
+
+
 @pytest.fixture(scope="session")
 def server(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running private server, shared by all tests; tests that hurt their server start one of their own."""

@@ -20,15 +20,9 @@ from demo import game
 from demo.server import LONGEST_SOCKET, end_process
 from tests.conftest import ROOT, Database
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("once")]
 
 LAST_DAY = date(2025, 3, 16)  # a Sunday
-
-
-@pytest.fixture(autouse=True, scope="module")
-def once(engine: str) -> None:
-    if engine != "mariadb":
-        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
 
 
 # --- the game ---------------------------------------------------------------------------------------------------------

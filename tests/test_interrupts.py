@@ -20,10 +20,9 @@ import pytest
 from config.database import load_settings
 from demo.server import Server
 from src.db_manager import DatabaseManager
-from tests.conftest import FAST, Database, Project, metric_sql
-from tests.engines import install
+from tests.conftest import Database, Project, metric_sql
 from tests.proxy import CLIENT_SSL, Cut, FakeServer, Proxy, greeting
-from tests.test_tls import make_certificates, tls_options
+from tests.test_tls import tls_server
 from tests.workload import Workload, log_has, resume, sessions, slow, wait_until
 
 pytestmark = pytest.mark.slow
@@ -234,13 +233,8 @@ def full_listener() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def own_server(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with TLS on a port."""
-    folder = tmp_path_factory.mktemp("interrupts")
-    make_certificates(folder)
-    chosen = install(engine)
-    running = Server(folder / "server", chosen, [*FAST[chosen.name], *tls_options(folder)], tcp=True)
-    running.start()
-    yield running
-    running.stop()
+    with tls_server(tmp_path_factory.mktemp("interrupts"), engine) as running:
+        yield running
 
 
 @pytest.fixture

@@ -26,11 +26,7 @@ OUTCOME = {
 }
 Run = Callable[..., list[tuple[str, str]]]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def once(engine: str) -> None:
-    if engine != "mariadb":
-        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
+pytestmark = pytest.mark.usefixtures("once")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import ROOT, Database, metric_sql
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("once")]
 
 NOT_COPIED = (
     ".git",
@@ -82,12 +82,6 @@ def copy_to(folder: Path) -> Copy:
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
     (folder / "logs").mkdir()
     return Copy(folder)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def once(engine: str) -> None:
-    if engine != "mariadb":
-        pytest.skip("does not depend on the engine: it runs with --engine mariadb")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -75,10 +76,19 @@ def make_certificates(folder: Path) -> None:
     Authority(folder, "stranger").found()
 
 
-def tls_options(folder: Path) -> list[str]:
-    """Return the options of a server with those certificates."""
+@contextmanager
+def tls_server(folder: Path, engine: str) -> Iterator[Server]:
+    """Run a server on a port, with certificates of its own in `folder`."""
+    make_certificates(folder)
     files = {"ca": "authority", "cert": "server", "key": "server-key"}
-    return [f"--ssl-{name}={folder / file}.pem" for name, file in files.items()]
+    options = [f"--ssl-{name}={folder / file}.pem" for name, file in files.items()]
+    chosen = install(engine)
+    server = Server(folder / "server", chosen, [*FAST[chosen.name], *options], tcp=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @dataclass(frozen=True)
@@ -100,16 +110,10 @@ class Target:
 @pytest.fixture(scope="module")
 def target(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("tls")
-    make_certificates(folder)
-    chosen = install(engine)
-    server = Server(folder / "server", chosen, [*FAST[chosen.name], *tls_options(folder)], tcp=True)
-    server.start()
-    try:
+    with tls_server(folder, engine) as server:
         with connect(server, ssl_disabled=True) as connection:
             run_script(connection, ACCOUNTS + (ROOT / "sql" / "schema.sql").read_text())
         yield Target(server, folder)
-    finally:
-        server.stop()
 
 
 @pytest.fixture
