@@ -10,7 +10,6 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from demo.server import ACCOUNT, DATABASE, Server, ServerError, demo_server
-from src.wording import printable
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -108,7 +107,7 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return f"0x{value.hex()}"
     text = "NULL" if value is None else str(value)
-    return printable(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
