@@ -249,7 +249,7 @@ class Run:
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)
         self.say_stopped()
-        self.database.interruption = Interruption()  # for the signal has ended the connection it watched
+        self.database.interruption = Interruption()  # which no signal reaches: the first one is enough
         self.database.kill_lost_session()
 
     def say_stopped(self) -> None:
@@ -349,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     call, run, interruption = Call(), None, Interruption()
     summary = RunSummary(call)
     console = configure_log(ROOT / "logs" / "metrics.log")
-    on_signals(interruption.arrive)
+    interruption.listen()
+    on_signals(lambda number, frame: None)  # a handler all the same: SIG_IGN would be inherited by METRICS_ON_END
     try:
         call = parse_arguments(words)
         log.info("%s", " ".join(["run_metrics.py", *words]))
@@ -362,8 +363,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_code = run.start()
         interruption.check()
     except Interrupted as error:
-        for number in SIGNALS:  # the first one is enough; SIG_IGN would be inherited by METRICS_ON_END
-            signal.signal(number, lambda number, frame: None)
         if run is not None:
             run.interrupted(error)
         exit_code = 128 + error.number

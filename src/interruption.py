@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from contextlib import suppress
-from types import FrameType
 
 from src.errors import Interrupted
 
 
 class Interruption:
-    """What a signal handler may touch. `number` is the signal that arrived, 0 for none.
+    """The signal that has arrived, `number`, 0 for none; and the connection that it ends.
 
-    Nothing is raised in the handler: it could be swallowed by a destructor. It ends the connection under the statement
-    that runs, and whoever waits for the reply asks check().
+    Nothing is done in a signal handler. What it raises could be swallowed by a destructor, and it runs only between two
+    steps of the interpreter: after a signal just before the wait for a reply, not until the reply is there. So a thread
+    ends the connection under the statement that runs, and whoever waits for the reply asks check().
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._line: socket.socket | None = None
 
-    def arrive(self, number: int, frame: FrameType | None = None) -> None:
-        """The signal handler."""
-        self.number = number
-        if self._line is not None:
-            with suppress(OSError):
-                self._line.shutdown(socket.SHUT_RDWR)
+    def listen(self) -> None:
+        """From now on, every signal that has a handler arrives here."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)  # gets each signal's number at once
+        threading.Thread(target=self._hear, args=(reader,), daemon=True).start()
+
+    def _hear(self, reader: socket.socket) -> None:
+        while number := reader.recv(1):
+            self.number = number[0]
+            if self._line is not None:
+                with suppress(OSError):
+                    self._line.shutdown(socket.SHUT_RDWR)
 
     def watch(self, line: socket.socket | None) -> None:
         """From now on, a signal ends this connection; a copy is kept, for the driver may close or wrap its own."""

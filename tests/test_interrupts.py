@@ -296,6 +296,38 @@ def test_a_signal_stops_a_long_statement_in_the_server_at_once(project: Project)
     assert project.database.metrics() == []
 
 
+def test_a_signal_that_comes_just_before_the_wait_for_a_reply_ends_the_run(project: Project, tmp_path: Path) -> None:
+    # The interpreter then knows of the signal, but runs no handler until the reply is there. A signal that another
+    # thread receives leaves the main thread in just that state.
+    slow(project, 300_000)  # about half a minute
+    now = tmp_path / "now"
+    script = tmp_path / "with_thread.py"
+    script.write_text(f"""\
+import signal, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, {str(project.folder)!r})
+import run_metrics
+
+def deliver():
+    while not Path({str(now)!r}).exists():
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=deliver, daemon=True).start()
+sys.exit(run_metrics.main([{DATE!r}]))
+""")
+    run = project.start(str(script))
+    wait_until(lambda: any("03_slow" in text for _, text in sessions(project.database)))
+    now.touch()
+    try:
+        _, err = run.communicate(timeout=10)
+    finally:
+        run.kill()
+    assert run.returncode == 143
+    assert "interrupted by SIGTERM" in err
+    wait_until(lambda: not sessions(project.database), 3)
+
+
 def test_under_nohup_a_hangup_stops_nothing(interrupts: Interrupts) -> None:
     words = interrupts.work.range
     run = interrupts.work.project.start("run_metrics.py", *words, preexec_fn=lambda: dispose(signal.SIG_IGN))
