@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from src.command import VERSION, CommandParser, exit_on_signals, not_negative, positive, use_own_packages
+from src.command import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__)
     exit_on_signals()
 
-import argparse
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,12 +21,13 @@ from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.reporting import as_json, configure_log, log, table, write_line
+from src.server_checks import ask_server, wrong_engines
 from src.sql_checks import Problem, check_catalog, placement_problems
 from src.sql_loader import MetricFile, Mode, load_catalog, select
 from src.status import in_words, repair_commands, states
 from src.step import Parameters, Step
 from src.store import MetricStore
-from src.wording import count, spelled
+from src.wording import count
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 
@@ -60,10 +60,6 @@ class Call:
     days: int = 90
     json: bool = False
 
-    @property
-    def mode(self) -> Mode:
-        return Mode.INITIAL if self.initial else Mode.DATES
-
 
 class Listing:
     """One call of the command."""
@@ -71,6 +67,7 @@ class Listing:
     def __init__(self, call: Call, settings: Settings) -> None:
         self.call = call
         self.settings = settings
+        self.mode = Mode.INITIAL if call.initial else Mode.DATES
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
         self.parameters = Parameters(settings.parameters, self.zone)
@@ -82,15 +79,15 @@ class Listing:
 
     def files(self) -> int:
         """Print the files of a mode in run order, the disabled ones too, and their problems below."""
-        files = select(self.catalog, self.call.mode, [])
-        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.call.mode))]
+        files = select(self.catalog, self.mode, [])
+        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.mode))]
         problems = self._problems(files)
         head = ("#", "Metric", "Type", "Runs", "Reads", "File", "Description")
         rows = []
         for file in shown:
             kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
             number = "-" if file.disabled else str(files.index(file) + 1)
-            reads = spelled(self.catalog.reads_of(file)) or "-"
+            reads = ", ".join(sorted(self.catalog.reads_of(file))) or "-"
             runs = "set-based" if file.is_set_based else "per date"
             rows.append((number, file.name, kind, runs, reads, file.path, file.description))
         if self.call.json:
@@ -108,8 +105,11 @@ class Listing:
         problems, left_out = self._problems(files), 0
         if not self.call.offline:
             broken = {problem.file for problem in problems if problem.severity == "error"}
-            found, left_out = self._ask_server([file for file in files if file.path not in broken])
-            problems = sorted(problems + found)
+            sound = [file for file in files if file.path not in broken]
+            steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
+            with closing(self._connected()) as database:
+                found, left_out = ask_server(database, steps)
+                problems = sorted([*problems, *found, *wrong_engines(database, sound)])
         if self.call.json:
             write_line(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
@@ -122,30 +122,21 @@ class Listing:
                    f"{count(len(problems) - errors, 'warning')}.")  # fmt: skip
         return _exit_code(problems)
 
-    def _ask_server(self, files: Sequence[MetricFile]) -> tuple[list[Problem], int]:
-        from src.server_checks import ask_server, wrong_engines
-
-        yesterday = (self.today - ONE_DAY,)
-        with closing(self._connected()) as database:
-            self._store(database)
-            problems, left_out = ask_server(database, [Step(file, yesterday, self.parameters) for file in files])
-            return [*problems, *wrong_engines(database, files)], left_out
-
     def print_sql(self, words: Sequence[str]) -> int:
         """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
         day = parse_date(words[1], self.today) if len(words) == 2 else self.today - ONE_DAY
-        files = select(self.catalog, self.call.mode, words[:1])
+        files = select(self.catalog, self.mode, words[:1])
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
             for statement in Step(file, (day,), self.parameters).statements:
-                write_line(f"{statement};")
+                print(f"{statement};")  # not write_line(), which would escape a tab
         return OK
 
     def status(self) -> int:
         """Print what is stored of each metric; with --max-age only those with a problem, and 1 where there is one."""
         max_age = self.call.max_age
         with closing(self._connected()) as database:
-            found = states(self._store(database), self.catalog, self.today, self._errors_by_path())
+            found = states(MetricStore(database, self.zone), self.catalog, self.today, self._errors_by_path())
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
         if self.call.json:
@@ -168,17 +159,16 @@ class Listing:
         if not self.call.json:
             if max_age is None:
                 write_line(f"{in_words(found, self.today)[0]}.")
-            for line in repair_commands(shown, found):
+            for line in repair_commands(shown, found, None):
                 write_line(line)
         return PROBLEMS if max_age is not None and bad else OK
 
     def html(self, file: str) -> int:
         """Write the numbers of the last days as a page that needs nothing else."""
-        from src.page import write
-        from src.page_data import page_of
+        from src.page import page_of, write
 
         with closing(self._connected()) as database:
-            page = page_of(self._store(database), self.catalog, self.settings, self.today, self.call.days,
+            page = page_of(MetricStore(database, self.zone), self.catalog, self.settings, self.today, self.call.days,
                            self._errors_by_path())  # fmt: skip
         try:
             write(page, Path(file))
@@ -201,12 +191,8 @@ class Listing:
         except DatabaseError as error:
             hint = "; to check without it: --check --offline" if self.call.check else ""
             raise DatabaseError(error.code, f"{error}{hint}") from None
+        MetricStore(database, self.zone).require_schema()
         return database
-
-    def _store(self, database: DatabaseManager) -> MetricStore:
-        store = MetricStore(database, self.zone)
-        store.require_schema()
-        return store
 
 
 def _exit_code(problems: Sequence[Problem]) -> int:
@@ -224,19 +210,14 @@ def parse_arguments(argv: Sequence[str] | None) -> Call:
     )
     parser.add_argument("--status", action="store_true", help="what is stored of each metric, and its problems")
     parser.add_argument(
-        "--max-age", type=not_negative, metavar="DAYS", help="with --status: only the metrics with a problem; exit 1 "
+        "--max-age", type=at_least(0), metavar="DAYS", help="with --status: only the metrics with a problem; exit 1 "
         "where the newest final row is older, a date is missing or not final, or the last run failed"
     )
     parser.add_argument("--html", metavar="FILE", help="write the numbers as one page that needs nothing else")
-    parser.add_argument("--days", type=positive, default=90, help="with --html: dates per chart (default: 90)")
+    parser.add_argument("--days", type=at_least(1), default=90, help="with --html: dates per chart (default: 90)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
     call = Call(**vars(parser.parse_args(argv)))
-    _refuse_conflicts(parser, call)
-    return call
-
-
-def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
     if sum(map(bool, (call.check, call.sql, call.status, call.html))) > 1:
         parser.error("--check, --sql, --status and --html exclude each other")
     if call.offline and not call.check:
@@ -245,6 +226,7 @@ def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
         parser.error("--max-age goes with --status")
     if call.sql and (len(call.sql) > 2 or call.json):
         parser.error("--sql takes a NAME and at most one DATE, and no --json")
+    return call
 
 
 def main(argv: Sequence[str] | None = None) -> int:

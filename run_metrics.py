@@ -3,56 +3,29 @@
 
 from __future__ import annotations
 
-from src.command import (
-    SIGNALS,
-    VERSION,
-    CommandParser,
-    exit_on_signals,
-    not_negative,
-    on_signals,
-    positive,
-    use_own_packages,
-)
+from src.command import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__)
     exit_on_signals()
 
-import argparse
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
 
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, day_at, span, today_in
 from src.db_manager import DatabaseManager
-from src.errors import (
-    DatabaseError,
-    DateError,
-    Interrupted,
-    LockedError,
-    MetricFileError,
-    MetricsError,
-    UsageError,
-)
+from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.interruption import Interruption
 from src.metric_runner import Batch, MetricRunner, Options
 from src.on_end import run_on_end
-from src.plan import Call, batches_of, dates_asked_for, due_dates, night
-from src.reporting import (
-    Reporter,
-    RunSummary,
-    as_json,
-    configure_log,
-    log,
-    repair_lines,
-    set_log_level,
-    write_line,
-)
+from src.plan import DUE_DATES_PER_NIGHT, Call, batches_of, dates_asked_for, due_batches
+from src.reporting import Reporter, RunSummary, as_json, configure_log, log, repair_lines, set_log_level, write_line
 from src.server_checks import ask_server, wrong_engines
 from src.sql_checks import Problem, check_catalog
 from src.sql_loader import MetricFile, Mode, load_catalog, select
@@ -107,35 +80,33 @@ class Run:
         history_start = self.settings.metrics_history_start
         dates = dates_asked_for(self.call, history_start, self.today)
         files = self._files_that_may_run()
-        self._check(files)
+        problems = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
+        _refuse(problems)
+        for problem in problems:  # warnings, which list_metrics.py prints
+            log.getChild("sql").warning("%s", problem)
         if history_start and dates[0] < history_start:
             log.warning("%s is before METRICS_HISTORY_START=%s; if that is a slip, delete its rows: docs/operations.md",
                         dates[0], history_start)  # fmt: skip
         self.runner.open(lambda: self._prepare(files, dates))
         if self.call.is_night:
             dates = [self.today - ONE_DAY, self.today]
-        if self.call.verify:
-            return self._verify(dates)
-        if self.call.dry_run:
-            return self._dry_run(dates)
+        try:
+            if self.call.verify:
+                return self._verify(dates)
+            if self.call.dry_run:
+                return self._dry_run(dates)
+        except (DateError, DatabaseError) as error:
+            log.error("%s", error)
+            return A_DATE_FAILED
         return self._run(dates)
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, and the initial files that may take their place or that run besides."""
-        if self.call.initial:
-            return list(self.files)
         initial = self.catalog.initial_files
         others = [initial[name] for name in self.names if name in initial]
         if self.call.verify:
             others += select(self.catalog, Mode.INITIAL, self.call.metric)
         return list(dict.fromkeys([*self.files, *others]))
-
-    def _check(self, files: Sequence[MetricFile]) -> None:
-        """Apply the rules that need no server; warnings go to the log, and list_metrics.py prints them."""
-        problems = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
-        _refuse(problems)
-        for problem in problems:
-            log.getChild("sql").warning("%s", problem)
 
     def _prepare(self, files: Sequence[MetricFile], dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
@@ -157,17 +128,16 @@ class Run:
     def _run(self, dates: Sequence[date]) -> int:
         clock, yesterday = time.monotonic(), dates[0]
         summary = self.summary
-        summary.begin(dates)
-        batches = self._batches(dates, lambda: summary.has_unmarked)
+        summary.dates = dates
         causes: set[str] = set()  # of failed dates: a broken file fails each of 33 dates alike
         at_once = self.call.initial and not self.call.chunk
         if self.call.initial:
-            self._announce(dates, len(list(batches)))
+            self._announce(dates, len(list(self._batches(dates))))
         total = sum(1 if file.is_set_based else len(dates) for file in self.files) if at_once else len(dates)
         with self.reporter.progress(0 if self.call.is_night else total, "file" if at_once else "date"):
             if at_once:
                 self.runner.on_step = self.reporter.tick
-            for result in self.runner.run(batches):
+            for result in self.runner.run(self._batches(dates)):
                 summary.add(result)
                 if result.error is not None:
                     cause = str(result.error).partition(": ")[2]
@@ -179,21 +149,25 @@ class Run:
         changed = f"{count(len(summary.changes), 'final row')} changed" if summary.changes else "no final row changed"
         log.info("run %s: %s: %s; %.1f s", self.runner.run_id, count(len(summary.committed), "date"), changed,
                  time.monotonic() - clock)  # fmt: skip
-        if summary.failed:
-            self.say_stopped()
+        self.say_stopped()
         if not self.database.is_lost():
             self._say_what_is_due()
         return A_DATE_FAILED if summary.failed else OK
 
-    def _batches(self, dates: Sequence[date], has_unmarked: Callable[[], bool] = lambda: False) -> Iterable[Batch]:
-        if not self.call.is_night:
-            return list(batches_of(self.call, self.files, dates))
+    def _batches(self, dates: Sequence[date]) -> Iterator[Batch]:
+        """Yield the transactions; those of a night begin with at most 31 due dates, the oldest first."""
+        due = self._due() if self.call.is_night else []
+        for _ in range(DUE_DATES_PER_NIGHT):
+            if not due:
+                break
+            batch = due.pop(0)
+            yield batch
+            if self.summary.has_unmarked:
+                due = [each for each in self._due() if each.dates > batch.dates]
+        yield from batches_of(self.call, self.files, dates)
 
-        def due() -> list[date]:
-            return self.runner.with_retries(lambda: due_dates(self.store, self.names, self.today), "to ask what is due")
-
-        first = self.runner.with_retries(lambda: self.store.first_dates(self.names), "to ask what is due")
-        return night(self.files, self.today, first, due, has_unmarked)
+    def _due(self) -> list[Batch]:
+        return self.runner.with_retries(lambda: due_batches(self.store, self.files, self.today), "to ask what is due")
 
     def _announce(self, dates: Sequence[date], transactions: int) -> None:
         per_date = sum(not file.is_set_based for file in self.files)
@@ -208,11 +182,7 @@ class Run:
             )
 
     def _dry_run(self, dates: Sequence[date]) -> int:
-        try:
-            results = self.runner.dry_run(list(self._batches(dates)))
-        except (DateError, DatabaseError) as error:
-            log.error("%s", error)
-            return A_DATE_FAILED
+        results = self.runner.dry_run(list(self._batches(dates)))
         changes = [change for result in results for change in result.changes]
         if self.call.json:
             write_line(as_json([asdict(change) for change in changes]))
@@ -227,11 +197,7 @@ class Run:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
         at_once = tuple(file for file in at_once if file.is_helper or file.name in both)
         by_date = [file for file in self.files if not file.is_helper and file.name in both]
-        try:
-            verdict = self.runner.verify(Batch(Mode.INITIAL, tuple(dates), at_once), by_date)
-        except (DateError, DatabaseError) as error:
-            log.error("%s", error)
-            return A_DATE_FAILED
+        verdict = self.runner.verify(Batch(Mode.INITIAL, tuple(dates), at_once), by_date)
         if self.call.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
             different = [asdict(change) for change in verdict.different]
@@ -277,7 +243,7 @@ def _refuse(problems: Iterable[Problem]) -> None:
     """Raise MetricFileError with all errors among the problems at once."""
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors:
-        raise MetricFileError(errors)
+        raise MetricFileError("\n".join(errors))
 
 
 def parse_arguments(argv: Sequence[str]) -> Call:
@@ -295,7 +261,7 @@ def parse_arguments(argv: Sequence[str]) -> Call:
         "--metric", action="append", default=[], metavar="NAME",
         help="run only this metric (may be repeated; * and ? are wildcards)",
     )
-    parser.add_argument("--last", type=positive, metavar="N", help="the N dates that end with DATE (default: today)")
+    parser.add_argument("--last", type=at_least(1), metavar="N", help="the N dates that end with DATE (default: today)")
     parser.add_argument("--keep-going", action="store_true", help="go on with the other dates after one fails")
     parser.add_argument(
         "--dry-run", action="store_true", help="run everything in one transaction, show what would change, and roll "
@@ -308,11 +274,11 @@ def parse_arguments(argv: Sequence[str]) -> Call:
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, on the last line")
     parser.add_argument(
-        "--retries", type=not_negative, default=Options.retries, metavar="N",
+        "--retries", type=at_least(0), default=Options.retries, metavar="N",
         help="further tries of a date after a lost connection, a deadlock or the like (default: %(default)s)",
     )
     parser.add_argument(
-        "--wait", type=not_negative, default=0, metavar="SECONDS",
+        "--wait", type=at_least(0), default=0, metavar="SECONDS",
         help="wait up to SECONDS for another run to end (default: exit 3 at once)",
     )
     parser.add_argument("--quiet", action="store_true", help="print only failures, dates to repair and what changed")
@@ -324,7 +290,7 @@ def parse_arguments(argv: Sequence[str]) -> Call:
     return call
 
 
-def _refuse_conflicts(parser: argparse.ArgumentParser, call: Call) -> None:
+def _refuse_conflicts(parser: CommandParser, call: Call) -> None:
     kinds = [name for name in ("initial", "last", "verify") if getattr(call, name)]
     if len(kinds) > 1:
         parser.error(" and ".join(f"--{kind}" for kind in kinds) + " exclude each other")

@@ -33,7 +33,7 @@ from config.database import load_settings
 from demo import game
 from demo.server import Server, ServerError
 from src.dates import date_range
-from src.db_manager import DatabaseManager, Reply
+from src.db_manager import DatabaseManager
 from src.sql_loader import Kind, Mode, load_catalog
 from src.sql_text import literal
 from src.step import Parameters, Step
@@ -87,7 +87,7 @@ class Recorder(DatabaseManager):
 
     session = ""
 
-    def execute(self, sql: str, args: Any = None) -> Reply:
+    def execute(self, sql: str, args: Any = None) -> int:
         if sql.startswith("SET SESSION"):
             values = (literal(value) if isinstance(value, str) else str(value) for value in args or ())
             self.session += sql % tuple(values) + ";\n"

@@ -24,7 +24,7 @@ def use_own_packages(script: str) -> None:
 
     Call it before the imports that need them.
     """
-    packages = {"pymysql": "PyMySQL", "dotenv": "python-dotenv"}
+    packages = {"pymysql": "PyMySQL", "dotenv": "python-dotenv", "tqdm": "tqdm", "jinja2": "jinja2"}
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     python = os.path.join(os.path.dirname(os.path.realpath(script)), ".venv", "bin", "python")
     restarted = os.environ.pop(_RESTARTED, "")  # popped: METRICS_ON_END may start a command again
@@ -65,13 +65,12 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see python {self.prog} --help")
 
 
-def positive(text: str) -> int:
-    """Return a number from 1, or raise what argparse reports."""
-    return not_negative(text, 1)
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a type for argparse: a number from `least`."""
 
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to 99999")
+        return int(text)
 
-def not_negative(text: str, least: int = 0) -> int:
-    """Return a number from `least`, or raise what argparse reports."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to 99999")
-    return int(text)
+    return number

@@ -10,12 +10,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import pymysql
 from pymysql.constants import FIELD_TYPE
-from pymysql.cursors import Cursor, DictCursor, SSCursor
+from pymysql.converters import conversions
+from pymysql.cursors import Cursor, SSCursor
 
 from config.database import GROUP_CONCAT_BYTES, Settings
 from src.errors import DatabaseError, Interrupted, LockedError, SettingsError, StatementError
@@ -42,6 +42,7 @@ CONNECT_TIMEOUT_SECONDS = 10
 # The second set would switch ANSI_QUOTES on again.
 _SQL_MODES_DROPPED = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"} | {
     "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}  # fmt: skip
+_CONVERSIONS: dict[Any, Any] = {**conversions, FIELD_TYPE.BIT: lambda value: int.from_bytes(value, "big")}
 _TAG = re.compile(r"/\* bi_metrics (.*?) \*/")
 _CURES = {
     1045: "check DB_USER and DB_PASSWORD",
@@ -59,42 +60,23 @@ _CURES = {
 Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the server said to one statement: the rows it counts as affected, and the number of its warnings."""
-
-    affected: int
-    warnings: int
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a result."""
-
-    name: str
-    is_bit: bool
-
-
 class DatabaseManager:
     """A connection that knows how to come back: connect() again after a loss, then lock()."""
 
     def __init__(self, settings: Settings, interruption: Interruption | None = None) -> None:
         self._settings = settings
+        self.name = settings.db_name
         self.interruption = interruption or Interruption()
         self._connection: pymysql.Connection[Any] | None = None
         self._lock_name = ""
         self._has_lock = False
         self.left_behind = ""
-        self.select_warnings = 0  # of the last select()
+        self.warnings = 0  # of the last execute() or select()
         self._locker = 0  # our session that asked for the lock last: it may be lost, and still hold it
         self._largest = 1_000_000  # bytes of a statement
         self._limit = 0.0  # seconds a statement may take; 0: no limit
         self.connection_id = 0
         self.is_mariadb = False
-
-    @property
-    def name(self) -> str:
-        return self._settings.db_name
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
@@ -104,39 +86,27 @@ class DatabaseManager:
             cursor.execute(sql, args)
             return tuple(cursor.fetchall())
 
-    def query_dicts(self, sql: str) -> list[dict[str, Any]]:
-        """Return the rows of one statement by column name."""
-        with self._cursor(DictCursor) as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
-
-    def execute(self, sql: str, args: Any = None) -> Reply:
-        """Run one statement; rows that it returns are read and dropped, none is held."""
+    def execute(self, sql: str, args: Any = None) -> int:
+        """Run one statement; return the rows it counts as affected. Rows that it returns are read and dropped."""
         with self._cursor(SSCursor) as cursor:
             text = cursor.mogrify(sql, args)
             if len(text) * 4 > self._largest and len(text.encode()) > self._largest:  # the server would hang up
                 raise pymysql.err.OperationalError(1153, f"the statement is larger than {self._largest:,} bytes")
-            affected = cursor.execute(text)
-            if cursor.description is None:
-                return Reply(affected, cursor.warning_count)
-            while cursor.fetchone() is not None:
-                pass
-            return Reply(0, cursor.warning_count)
+            affected = int(cursor.execute(text))
+            if cursor.description is not None:
+                affected = 0
+                while cursor.fetchone() is not None:
+                    pass
+            self.warnings = cursor.warning_count
+            return affected
 
     @contextmanager
-    def select(self, sql: str) -> Iterator[tuple[tuple[Column, ...], Iterator[Row]]]:
-        """Run a query; yield its columns, and its rows as they arrive. A block that raises ends the connection."""
-        with self._cursor(SSCursor) as cursor:
-            cursor.execute(sql)
-            columns = tuple(Column(each[0], each[1] == FIELD_TYPE.BIT) for each in cursor.description)
-            yield columns, iter(cursor.fetchone, None)
-            self.select_warnings = cursor.warning_count
-
-    def stream(self, sql: str, args: Any) -> Iterator[Row]:
-        """Yield the rows of a query as they arrive, holding none."""
+    def select(self, sql: str, args: Any = None) -> Iterator[tuple[list[str], Iterator[Row]]]:
+        """Run a query; yield its column names, and its rows as they arrive. A block that raises ends the connection."""
         with self._cursor(SSCursor) as cursor:
             cursor.execute(sql, args)
-            yield from iter(cursor.fetchone, None)
+            yield [column[0] for column in cursor.description], iter(cursor.fetchone, None)
+            self.warnings = cursor.warning_count
 
     @contextmanager
     def _cursor(self, kind: type[Cursor]) -> Iterator[Any]:
@@ -180,13 +150,15 @@ class DatabaseManager:
         """
         savepoint = f"bi_{secrets.token_hex(8)}"
         self.left_behind = ""
+        released = False
         try:
             self.execute(f"SAVEPOINT {savepoint}")
             yield
             self.execute(f"RELEASE SAVEPOINT {savepoint}")
+            released = True
             self._end("COMMIT" if keep else "ROLLBACK")
         except BaseException as error:
-            if getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
+            if not released and getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
                 self.left_behind = "a statement has ended the transaction, so a part of the date may be stored"
             self._roll_back()
             raise
@@ -312,7 +284,7 @@ class DatabaseManager:
         # A unix socket is safe by itself: a TLS context would cost 50 ms and add nothing.
         secured = {"ssl_disabled": True} if settings.db_socket else driver_arguments(settings)
         connection = pymysql.connect(
-            **secured, host=settings.db_host or "localhost", user=settings.db_user,
+            **secured, host=settings.db_host or "localhost", user=settings.db_user, conv=_CONVERSIONS,
             password=settings.db_password.encode(), database=settings.db_name, charset="utf8mb4", autocommit=False,
             connect_timeout=CONNECT_TIMEOUT_SECONDS, read_timeout=CONNECT_TIMEOUT_SECONDS, defer_connect=True,
         )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 
 
 class MetricsError(Exception):
@@ -21,9 +20,6 @@ class SettingsError(MetricsError):
 class MetricFileError(MetricsError):
     """Metric files that must not run: one line for each problem."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-
 
 class DatabaseError(MetricsError):
     """What the server or the connection said. `code` is MySQL's error number, 0 where the driver gave none."""
@@ -35,10 +31,6 @@ class DatabaseError(MetricsError):
 
 class StatementError(DatabaseError):
     """The server refused a statement, or the connection was lost while it ran."""
-
-
-class SchemaError(MetricsError):
-    """bi_metrics or bi_metric_runs is missing or not as sql/schema.sql makes it."""
 
 
 class LockedError(MetricsError):

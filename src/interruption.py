@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -40,7 +39,7 @@ class Interruption:
 
     def watch(self, line: socket.socket | None) -> None:
         """From now on, a signal ends this connection; a copy is kept, for the driver may close or wrap its own."""
-        before, self._line = self._line, line and socket.socket(fileno=os.dup(line.fileno()))
+        before, self._line = self._line, line and line.dup()
         if before is not None:
             before.close()
 

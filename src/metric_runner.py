@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from pathlib import PurePosixPath
 from random import uniform
 from shlex import quote
@@ -23,7 +24,7 @@ from src.sql_loader import Catalog, Kind, MetricFile, Mode
 from src.sql_text import HeaderLine, Statement
 from src.step import Parameters, Step
 from src.store import BLANK, MetricStore, Place, Record, State
-from src.wording import spelled
+from src.wording import count
 
 log = logging.getLogger("bi_metrics")
 sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
@@ -52,7 +53,7 @@ class Batch:
     def label(self) -> str:
         return span(self.dates)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The metrics whose rows the batch writes, in run order."""
         return list(dict.fromkeys(file.name for file in self.files if not file.is_helper))
@@ -116,12 +117,9 @@ class MetricRunner:
     def open(self, prepare: Callable[[], object]) -> None:
         """Connect, take the lock and do `prepare`, tried as often as a batch. Raises DatabaseError, LockedError."""
 
-        def prepared() -> None:
-            prepare()
-            without_file = self._store.names() - self._catalog.names
-            self._catalog = replace(self._catalog, without_file=without_file)
-
-        self.with_retries(prepared, "to connect")
+        self.with_retries(prepare, "to connect")
+        without_file = self.with_retries(self._store.names, "to connect") - self._catalog.names
+        self._catalog = replace(self._catalog, without_file=without_file)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchResult]:
         """Run each batch in a transaction of its own and yield its result after its COMMIT has returned.
@@ -205,6 +203,7 @@ class MetricRunner:
             with self._db.transaction(keep):
                 return [self._fill(batch, keep) for batch in batches]
         except (DateError, StatementError) as error:
+            self._last_filled = None
             label = span((*batches[0].dates[:1], *batches[-1].dates[-1:]))
             said = str(error) if isinstance(error, DateError) else f"{label}: {error}"
             left = self._db.left_behind
@@ -234,7 +233,8 @@ class MetricRunner:
         unmarked = self._store.unmark(outdated(self._catalog, batch.names, batch.dates[-1], before.newest, changes))
         self._unmarked.update(unmarked)
         if keep:
-            self._record(batch, before, results, changes)
+            self._record(before, results, changes)
+        self._last_filled = batch.dates[-1]
         open_from = next((day for day in batch.dates if not self._store.is_final(day, before.moment)), None)
         return BatchResult(batch, tuple(results), tuple(changes), open_from, len(unmarked), _milliseconds(clock))
 
@@ -259,16 +259,16 @@ class MetricRunner:
 
         To build on such a row would carry the old definition on for ever.
         """
-        day_before, last_filled, self._last_filled = batch.dates[0] - ONE_DAY, self._last_filled, batch.dates[-1]
+        day_before = batch.dates[0] - ONE_DAY
         names = [name for name in batch.names if name in final_before and name in self._catalog.reads[name]]
-        if batch.mode is not Mode.DATES or not names or day_before == last_filled:
+        if batch.mode is not Mode.DATES or not names or day_before == self._last_filled:
             return set()
-        wrote = self._store.fingerprints(names, day_before)
+        wrote = self._store.fingerprints([(name, day_before) for name in names])
         other = {name for name in names if name in wrote and wrote[name] not in self._catalog.fingerprints(name)}
         if other:
             log.warning(
                 "%s: the SQL or the parameters of %s have changed since %s, so the initial file runs; load the dates "
-                "before again with: python run_metrics.py --initial START END%s", batch.label, spelled(other),
+                "before again with: python run_metrics.py --initial START END%s", batch.label, ", ".join(sorted(other)),
                 day_before, "".join(f" --metric {quote(name)}" for name in sorted(other)),
             )  # fmt: skip
         return other
@@ -299,12 +299,12 @@ class MetricRunner:
                 if statement is query:
                     self._store_rows_of(step, sql)
                     continue
-                reply = self._db.execute(sql)
+                wrote = self._db.execute(sql)
             except (StatementError, QueryError) as error:
                 raise self._file_error(step, statement, error) from error
             if statement.writes_metrics:
-                affected += reply.affected
-            if reply.warnings:
+                affected += wrote
+            if self._db.warnings:
                 _log_warnings(step, self._db.query("SHOW WARNINGS"))
         if step.file.kind is Kind.INSERT:
             self._refuse_other_rows(step, affected, before)
@@ -317,7 +317,7 @@ class MetricRunner:
         """Store what a SELECT returns as the rows of its metric."""
         with self._db.select(sql) as (columns, rows):
             fields, values = values_of(step, columns, rows)
-        if self._db.select_warnings:
+        if self._db.warnings:
             warnings = self._db.query("SHOW WARNINGS")
             _log_warnings(step, warnings)
             for _, code, text in warnings:
@@ -333,19 +333,20 @@ class MetricRunner:
         """
         there = sum((step.file.name, day) in before.rows for day in step.dates)
         if affected > len(step.dates) + there:
-            dates = f"{len(step.dates)} date{'s' if len(step.dates) > 1 else ''}"
             raise DateError(
-                f"{step.label}: {step.file.path}: wrote {affected - there} rows for {dates}; it may write only its own "
-                f"metric's row, one per date. {self._disable_hint(step.file)}",
+                f"{step.label}: {step.file.path}: wrote {affected - there} rows for {count(len(step.dates), 'date')}; "
+                f"it may write only its own metric's row, one per date. {self._disable_hint(step.file)}",
                 path=step.file.path,
             )
 
     def _store_empty(self, step: Step) -> None:
         """Store the value of `-- Empty:` for each date without a row."""
-        if step.file.empty_value is not None:
-            value: tuple[str, list[object]] = ("%s", [step.file.empty_value])
-            dates = self._store.uncomputed(step.file.name, step.dates)
-            self._store.write(step.file.name, step.file.data_type or "card", "[]", dict.fromkeys(dates, value))
+        file = step.file
+        if file.empty_value is not None:
+            rows = self._store.rows([file.name], step.dates)
+            computed = {day for _, day, row in rows if row.value_list != f'"{BLANK}"'}
+            values = {day: ("%s", [file.empty_value]) for day in step.dates if day not in computed}
+            self._store.write(file.name, file.data_type or "card", "[]", values)
 
     def _file_error(self, step: Step, statement: Statement, error: StatementError | QueryError) -> DateError:
         code = error.code if isinstance(error, StatementError) else -1
@@ -370,7 +371,9 @@ class MetricRunner:
                 old = before.rows.get((name, day))
                 was_final = old is not None and self._store.is_final(day, old.updated)
                 was_final |= (name, day) in self._unmarked
-                changes[name, day] = compare(name, day, None if _is_blank(old) else old, row, was_final)
+                if old is not None and BLANK in old.value_list:  # left by a statement that ended its transaction
+                    old = None
+                changes[name, day] = compare(name, day, old, row, was_final)
             stamped &= row.updated == before.stamp
         for name in batch.names:
             missing = [day for day in batch.dates if (name, day) not in changes]
@@ -425,14 +428,13 @@ class MetricRunner:
             raise DateError(f"{place}: check: {error}", error.code, step.file.path) from error
         if rows:
             text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
-            message = f"{place}: check failed: {text} returned {_shown(rows)}. {self._disable_hint(step.file)}"
-            raise DateError(message, path=step.file.path)
+            shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
+            message = f"{place}: check failed: {text} returned {count(len(rows), 'row')}: {shown}"
+            raise DateError(f"{message}. {self._disable_hint(step.file)}", path=step.file.path)
 
     # --- what the batch means for other rows --------------------------------------------------------------------------
 
-    def _record(
-        self, batch: Batch, before: State, results: Sequence[StepResult], changes: Sequence[Change]
-    ) -> None:
+    def _record(self, before: State, results: Sequence[StepResult], changes: Sequence[Change]) -> None:
         said = {(c.metric, c.metric_date): c.detail for c in changes if c.was_final and c.detail}
         self._store.record([
             self._record_of(result.step.file, day, "ok", 1 - result.step.file.is_helper, result.milliseconds,
@@ -470,10 +472,6 @@ class MetricRunner:
         )  # fmt: skip
 
 
-def _is_blank(row: StoredRow | None) -> bool:
-    return row is not None and BLANK in row.value_list
-
-
 def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
     for level, code, message in rows:
         if code not in HARMLESS_WARNINGS:
@@ -494,11 +492,6 @@ def _with_first_cause(first: DateError | DatabaseError, last: DateError | Databa
 def _pauses(retries: int) -> list[float]:
     """Return the pauses between tries in seconds: growing, and spread so that two runs do not meet again."""
     return [min(3.0 ** min(attempt, 3), LONGEST_PAUSE_SECONDS) * uniform(0.7, 1.3) for attempt in range(retries)]
-
-
-def _shown(rows: Sequence[Row]) -> str:
-    shown = "; ".join(", ".join(str(value) for value in row) for row in rows[:ROWS_SHOWN])
-    return f"{len(rows)} row{'s' if len(rows) != 1 else ''}: {shown}"
 
 
 def _milliseconds(clock: float) -> int:

@@ -1,11 +1,10 @@
-"""Draws the page of `list_metrics.py --html`: the numbers of every metric in one file that makes no request."""
+"""Makes the page of `list_metrics.py --html`: the numbers of every metric in one file that makes no request."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,12 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
+from config.database import Settings
 from src.dates import ONE_DAY, date_range, ranges
-from src.status import MetricState
-from src.store import LOOK_BACK_DAYS, Edit
+from src.reporting import SHOWN_REPAIRS
+from src.sql_loader import Catalog
+from src.status import MetricState, in_words, repair_commands, states
+from src.store import LOOK_BACK_DAYS, Edit, MetricStore
 from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
@@ -69,6 +71,36 @@ class Page:
     metrics: Sequence[MetricPage]  # in run order
 
 
+def page_of(
+    store: MetricStore, catalog: Catalog, settings: Settings, today: date, days: int,
+    errors: Mapping[str, Sequence[str]],
+) -> Page:  # fmt: skip
+    """Return the page of all metrics that have a file; its lines end today and have `days` dates."""
+    metrics: dict[str, MetricPage] = {}
+    for state in states(store, catalog, today, errors):
+        if state.file:
+            metrics[state.name] = MetricPage(
+                state,
+                description=state.file.description,
+                data_type=state.file.data_type,
+                sql={file.path: file.script.text for file in catalog.files_of(state.name)},
+                reads=sorted(catalog.reads.get(state.name, ())),
+                rows={},
+                edits=[],
+            )  # fmt: skip
+    since = today - (max(days, LOOK_BACK_DAYS) + 7) * ONE_DAY  # the first week is shown whole
+    for name, day, row in store.rows(metrics, [since, today]):
+        metrics[name].rows[day] = Cell(row.value_list, store.is_final(day, row.updated), row.f_list)
+    for edit in store.edits(metrics, since):
+        metrics[edit.metric].edits.append(edit)
+    found = [metric.state for metric in metrics.values()]
+    words, is_well = in_words(found, today)
+    return Page(
+        database=settings.db_name, moment=store.clock(), today=today, days=days, state=words,
+        commands=repair_commands(found, found, SHOWN_REPAIRS), is_well=is_well, metrics=list(metrics.values()),
+    )  # fmt: skip
+
+
 def render(page: Page) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment, StrictUndefined
@@ -95,16 +127,11 @@ def write(page: Page, path: Path) -> None:
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is not a regular file")  # os.replace would put a file in place of /dev/null
     html = render(page)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".page-", delete=False) as file:
-        try:
-            file.write(html.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".page-") as folder:
+        new = Path(folder, path.name)
+        new.write_bytes(html.encode())
+        new.chmod(0o644)
+        new.replace(path)
 
 
 def _csp_hash(text: str) -> str:
@@ -135,14 +162,14 @@ def _view(metric: MetricPage, page: Page) -> View:
 def _strip(metric: MetricPage, today: date) -> list[tuple[str, int, str]]:
     """Return each state of the last dates: its name, how many dates have it, and their squares as an SVG path."""
     dates = date_range(today - (LOOK_BACK_DAYS - 1) * ONE_DAY, today)
-    states = {
+    days_in = {
         "final": {day for day, row in metric.rows.items() if row.is_final},
         "not final": {day for day, row in metric.rows.items() if not row.is_final},
         "missing": set(metric.state.missing),
         "changed since": {edit.metric_date for edit in metric.edits},
     }
     strip = []
-    for name, days in states.items():
+    for name, days in days_in.items():
         shown = [day for day in dates if day in days]
         path = "".join(f"M{(run[0] - dates[0]).days} 0h{len(run)}" for run in ranges(shown))
         strip.append((name, len(shown), path))
@@ -288,7 +315,7 @@ def _numbered(items: Iterable[Item]) -> list[Item]:
 def _items(text: str) -> list[Item]:
     """Return the objects of a value_list; a number that names something becomes text, which is not grouped."""
     value = _parse(text)
-    items = [_object(each) for each in (value if isinstance(value, list) else [value])]
+    items = [_object(each) for each in (value if isinstance(value, list) else [] if value is None else [value])]
     for item in items:
         item |= {name: f"{item[name]}" for name in item if IDENTITY.search(name) and isinstance(item[name], Decimal)}
     return items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
@@ -57,75 +57,53 @@ class Call:
 
 def dates_asked_for(call: Call, history_start: date | None, today: date) -> list[date]:
     """Return the dates of the command line, ascending; for the nightly run yesterday and today. Raises UsageError."""
-    dates = _dates(call, history_start, today)
-    if dates[0] < FIRST_DATE:
-        raise UsageError(f"{dates[0]} is before {FIRST_DATE}, the first date that can run")
-    return dates
-
-
-def _dates(call: Call, history_start: date | None, today: date) -> list[date]:
     given = [parse_date(text, today) for text in call.dates]
-    if call.initial:
-        end = given[-1] if given else today
-        if len(given) < 2 and history_start and history_start > end:
-            raise UsageError(f"METRICS_HISTORY_START={history_start} is after {end}; name START and END both")
-        return date_range(given[0] if len(given) == 2 else history_start or end, end)
+    # At 01:00 today's row is an hour old and yesterday's was not final until now: both run, the older first.
+    start, end = (given[0], given[-1]) if given else (today - ONE_DAY, today)
+    if call.initial and len(given) < 2:
+        start = history_start or end
+        if start > end:
+            raise UsageError(f"METRICS_HISTORY_START={start} is after {end}; name START and END both")
     if call.last:
-        end = given[0] if given else today
-        return date_range(date.fromordinal(max(1, end.toordinal() - call.last + 1)), end)
-    if not given:
-        # At 01:00 today's row is an hour old and yesterday's was not final until now: both run, the older first.
-        return [today - ONE_DAY, today]
-    return date_range(given[0], given[-1])
+        start = date.fromordinal(max(1, end.toordinal() - call.last + 1))
+    if start < FIRST_DATE:
+        raise UsageError(f"{start} is before {FIRST_DATE}, the first date that can run")
+    return date_range(start, end)
 
 
 def batches_of(call: Call, files: Sequence[MetricFile], dates: Sequence[date]) -> Iterator[Batch]:
     """Yield the transactions: one per date; an initial load is one in all, or one per month."""
     if not call.initial:
-        yield from (Batch(Mode.DATES, (day,), tuple(files)) for day in dates)
+        yield from (Batch(call.mode, (day,), tuple(files)) for day in dates)
     elif call.chunk:
         for _, days in groupby(dates, key=lambda day: (day.year, day.month)):
-            yield Batch(Mode.INITIAL, tuple(days), tuple(files))
+            yield Batch(call.mode, tuple(days), tuple(files))
     else:
-        yield Batch(Mode.INITIAL, tuple(dates), tuple(files))
+        yield Batch(call.mode, tuple(dates), tuple(files))
 
 
-def due_dates(store: MetricStore, names: Sequence[str], today: date) -> list[date]:
-    """Return the dates before yesterday that must run again: a row is not final, or one of 92 days is missing."""
-    since = today - LOOK_BACK_DAYS * ONE_DAY
+def due_batches(store: MetricStore, files: Sequence[MetricFile], today: date) -> list[Batch]:
+    """Return the dates before yesterday that must run again: a row is not final, or one of 92 days is missing.
+
+    A date leaves out the metrics without a row on or before it, for a new one must not be backfilled by accident.
+    """
+    names = [file.name for file in files if not file.is_helper]
+    since, first = today - LOOK_BACK_DAYS * ONE_DAY, store.first_dates(names)
     days = {day for _, day in store.not_final(names, today)}
     days |= {day for _, day in store.missing(names, today, since) if day >= since}
-    return sorted(day for day in days if day < today - ONE_DAY)
-
-
-def night(
-    files: Sequence[MetricFile], today: date, first: Mapping[str, date],
-    due_dates: Callable[[], list[date]], has_unmarked: Callable[[], bool],
-) -> Iterator[Batch]:  # fmt: skip
-    """Yield the batches of a nightly run: at most 31 due dates, the oldest first, then yesterday, then today.
-
-    `first` has the date of each metric's first row: a due date leaves out the metrics without a row on or before it,
-    for a new one must not be backfilled by accident. `has_unmarked` tells whether the batch yielded last has made other
-    dates due.
-    """
-    due = due_dates()
-    for _ in range(DUE_DATES_PER_NIGHT):
-        if not due:
-            break
-        day = due.pop(0)
+    due = []
+    for day in sorted(day for day in days if day < today - ONE_DAY):
         some = (file for file in files if file.is_helper or first.get(file.name, today) <= day)
-        yield Batch(Mode.DATES, (day,), tuple(some))
-        if has_unmarked():
-            due = [each for each in due_dates() if each > day]
-    for day in (today - ONE_DAY, today):
-        yield Batch(Mode.DATES, (day,), tuple(files))
+        due.append(Batch(Mode.DATES, (day,), tuple(some)))
+    return due
 
 
 def command_line(dates: Sequence[date], *options: str) -> str:
     """Return the command that runs the dates; where they are not one range, one command per range."""
     commands = []
     for run in ranges(dates):
-        days = [str(run[0])] if len(run) == 1 else [str(run[0]), str(run[-1])]
+        # With --initial, one date alone would mean the history up to it.
+        days = [str(run[0])] if len(run) == 1 and "--initial" not in options else [str(run[0]), str(run[-1])]
         commands.append(shlex.join(["python", "run_metrics.py", *days, *options]))
     return " && ".join(commands) or shlex.join(["python", "run_metrics.py", *options])
 

@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from src.db_manager import Column, Row
+from src.db_manager import Row
 from src.errors import MetricsError
 from src.step import Step
 
@@ -22,23 +22,23 @@ class QueryError(MetricsError):
     """The rows of a SELECT are no metric; the text says why and what to do."""
 
 
-def values_of(step: Step, columns: Sequence[Column], rows: Iterable[Row]) -> tuple[list[str], dict[date, Any]]:
+def values_of(step: Step, columns: Sequence[str], rows: Iterable[Row]) -> tuple[list[str], dict[date, Any]]:
     """Return the names of the fields, and the value of each date of the step: an object, an array, or None.
 
     A card's value is an object of its one row, that of a timeseries or ranking an array of objects. Raises QueryError.
     """
-    fields = [column for column in columns if column.name.lower() != DATE_COLUMN]
-    date_at = next((i for i, column in enumerate(columns) if column.name.lower() == DATE_COLUMN), None)
-    _check_columns(step, [column.name for column in columns], date_at)
+    fields = [name for name in columns if name.lower() != DATE_COLUMN]
+    date_at = next((i for i, name in enumerate(columns) if name.lower() == DATE_COLUMN), None)
+    _check_columns(step, columns, date_at)
     found: dict[date, list[dict[str, Any]]] = {}
     for row in rows:
         day = step.dates[-1] if date_at is None else _date_of(step, row[date_at])
         values = (value for i, value in enumerate(row) if i != date_at)
         items = found.setdefault(day, [])
-        items.append({column.name: _plain(column, value) for column, value in zip(fields, values, strict=True)})
+        items.append({name: _plain(name, value) for name, value in zip(fields, values, strict=True)})
         if len(items) > MOST_ROWS:
             raise QueryError(f"more than {MOST_ROWS:,} rows for {day}; aggregate, or add a LIMIT")
-    return [column.name for column in fields], {day: _value(step, day, found.get(day, [])) for day in step.dates}
+    return fields, {day: _value(step, day, found.get(day, [])) for day in step.dates}
 
 
 def as_sql(value: Any) -> tuple[str, list[Any]]:
@@ -92,7 +92,7 @@ def _date_of(step: Step, value: Any) -> date:
         day = day.date()
     if not isinstance(day, date) or isinstance(day, datetime):
         raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is not a date; select DATE(...)")
-    if day not in step.dates:
+    if not step.dates[0] <= day <= step.dates[-1]:
         raise QueryError(f"a row is of {day}, which is not among the dates asked for ({step.label}); look at the WHERE")
     return day
 
@@ -112,12 +112,10 @@ def _value(step: Step, day: date, items: list[dict[str, Any]]) -> Any:
     return items[0]
 
 
-def _plain(column: Column, value: Any) -> Any:
-    """Return a value as JSON knows it: dates and times are ISO text, BIT is a number, DECIMAL stays as it is."""
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as JSON knows it: dates and times are ISO text, DECIMAL stays as it is."""
     if isinstance(value, bytes):
-        if not column.is_bit:
-            raise QueryError(f"the column {column.name} is binary, which JSON cannot hold; use HEX() or CONVERT()")
-        return int.from_bytes(value, "big")
+        raise QueryError(f"the column {name} is binary, which JSON cannot hold; use HEX() or CONVERT()")
     if isinstance(value, date):  # or a datetime
         return str(value)
     if isinstance(value, timedelta):

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ from src.errors import DateError
 from src.metric_runner import BatchResult, Verdict
 from src.plan import Call, command_line, metric_options, repairs
 from src.store import Place
-from src.wording import count, listed, printable, spelled
+from src.wording import count, listed, printable
 
 LOG_BYTES = 5_000_000
 LOG_FILES = 5
@@ -50,7 +50,7 @@ class Reporter:
     @contextmanager
     def progress(self, total: int, unit: str) -> Iterator[None]:
         """Show a progress bar on a terminal while the block runs and tick() is called `total` times."""
-        if total > 1 and self._on_terminal():
+        if total > 1 and not self._quiet and sys.stdout is not None and sys.stdout.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, unit=unit, file=sys.stdout, dynamic_ncols=True)
@@ -66,9 +66,6 @@ class Reporter:
         if self._bar is not None:
             self._bar.update(done if isinstance(done, int) else 1)
 
-    def _on_terminal(self) -> bool:
-        return sys.stdout is not None and sys.stdout.isatty() and not self._quiet
-
     def result(self, result: BatchResult, matters: bool = False) -> None:
         """Print the line of a batch, and the final rows that it changed; with `matters` also if quiet."""
         if result.error is not None:
@@ -76,9 +73,11 @@ class Reporter:
         if self._verbose:
             for done in result.steps:
                 self.say(f"  {done.step.label}  {done.step.file.path}  {done.milliseconds} ms")
+        counts = Counter(change.kind for change in result.changes)
+        kinds = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "unchanged") if counts[kind])
         dates = len(result.batch.dates)
         on = f" on {dates:,} dates" if dates > 1 else ""
-        line = f"{result.batch.label}  {count(len(result.batch.names), 'metric')}{on}: {kinds(result.changes)}"
+        line = f"{result.batch.label}  {count(len(result.batch.names), 'metric')}{on}: {kinds or 'no rows'}"
         if result.unmarked:
             line += f"; {count(result.unmarked, 'later row')} to be computed again"
         if result.open_from:
@@ -110,7 +109,7 @@ class Reporter:
         if verdict.moved:
             self.say(
                 f"{count(len(verdict.moved), 'row')} could not be compared: the source changed meanwhile "
-                f"({spelled({name for name, _ in verdict.moved})}). Run the command again.", True
+                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again.", True
             )
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
@@ -121,7 +120,7 @@ class RunSummary:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._dates: Sequence[date] = ()  # that the run is for, once it begins
+        self.dates: Sequence[date] = ()  # that the run is for: once they are set, there is something to resume
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
         self.changes: list[Change] = []  # of rows that were final
@@ -130,10 +129,6 @@ class RunSummary:
         self.missing: list[Place] = []
         self.not_final: list[Place] = []
         self.has_unmarked = False  # the last batch has made rows of other dates due
-
-    def begin(self, dates: Sequence[date]) -> None:
-        """Note the dates that the run is for: from now on there is something to resume."""
-        self._dates = dates
 
     def add(self, result: BatchResult) -> None:
         self._ended += result.batch.dates
@@ -155,12 +150,11 @@ class RunSummary:
     @property
     def resume(self) -> str:
         """The command that runs what failed or was not tried; empty where there is nothing left."""
-        if not self._dates:
+        left = {*self.dates, *self.failed} - set(self.committed)
+        if not left:
             return ""
-        left = sorted(set(self._dates) - set(self.committed))
-        if self._call.is_night:  # what is due, the next run finds by itself
-            return command_line([], *self._call.options) if left or self.failed else ""
-        return command_line(left, *self._call.options) if left else ""
+        # What is due, the next night finds by itself.
+        return command_line([] if self._call.is_night else sorted(left), *self._call.options)
 
     def stopped(self) -> str:
         """Return what was committed or failed, and the command that runs the rest."""
@@ -188,23 +182,18 @@ def _as_ranges(places: Sequence[Place]) -> list[dict[str, Any]]:
     return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in repairs(places)]
 
 
-def repair_lines(what: str, places: Sequence[Place], names: Sequence[str]) -> list[str]:
+def repair_lines(
+    what: str, places: Sequence[Place], names: Sequence[str], most: int | None = SHOWN_REPAIRS
+) -> list[str]:
     """Return a line per range of dates that must run again, with its command; `names` are the metrics of the run."""
     lines = []
     found = repairs(places)
-    for dates, metrics in found[:SHOWN_REPAIRS]:
+    for dates, metrics in found[:most]:
         options = [] if set(metrics) >= set(names) else metric_options(metrics)
         lines.append(f"{what}: {spans(dates)} of {listed(metrics)}. Run: {command_line(dates, *options)}")
-    if len(found) > SHOWN_REPAIRS:
-        lines.append(f"{what}: {len(found) - SHOWN_REPAIRS} more ranges; list_metrics.py --status shows all")
+    if len(found) > len(lines):
+        lines.append(f"{what}: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
     return lines
-
-
-def kinds(changes: Iterable[Change]) -> str:
-    """Return "2 changed, 6 unchanged"."""
-    counts = Counter(change.kind for change in changes)
-    said = [f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "unchanged") if counts[kind]]
-    return ", ".join(said) or "no rows"
 
 
 def write_line(text: str, stream: Any = None) -> None:
@@ -296,4 +285,5 @@ def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
 
 
 def as_json(value: Any, indent: int | None = 2) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    # All but ASCII is escaped by the rules of JSON, so that write_line() finds nothing to escape by its own.
+    return json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")

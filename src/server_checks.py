@@ -29,7 +29,8 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
         temporary |= step.file.temporary_tables
         for sql, part in _explainable(step):
             try:
-                plan = database.query_dicts(f"EXPLAIN FORMAT=TRADITIONAL {sql}")
+                with database.select(f"EXPLAIN FORMAT=TRADITIONAL {sql}") as (columns, rows):
+                    plan = [dict(zip(columns, row, strict=True)) for row in rows]
             except StatementError as error:
                 if error.code in TRANSIENT:
                     raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from config.database import DATE_PARAMETERS
-from src.sql_loader import Catalog, Kind, MetricFile, Mode, misplaced_files
+from src.sql_loader import Catalog, Kind, MetricFile, Mode
 from src.sql_text import METRICS_TABLE, WRITERS, HeaderLine, Script, Statement, Token, outermost, parse, place, unquoted
 from src.wording import printable
 
@@ -75,7 +75,7 @@ def check_catalog(
             rules = _Rules(file, parse(check.value) if check else file.script, check, catalog, known, database)
             for name in _FOR_CHECKS if check else _FOR_FILES:
                 for where, message, *is_error in getattr(rules, name.replace("-", "_"))():
-                    severity: Severity = "error" if any(is_error) else RULES[name][0]
+                    severity: Severity = "error" if any(is_error) else RULES[name]
                     if name not in allowed or (severity == "error" and name != "reads-later-metric"):
                         found.append(Problem(file.path, *rules._place(where), severity, name, message))
     return sorted(found)
@@ -83,10 +83,13 @@ def check_catalog(
 
 def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
-    root = folder.name
-    cure = f"no run looks into this folder; move it to {root}/, {root}/incremental/ or {root}/initial/"
-    found = [(path, cure if (folder.parent / path).exists() else "a link to nothing; repair it, or remove it")
-             for path in misplaced_files(folder)]  # fmt: skip
+    root, looked_into = folder.name, {folder, *(folder / mode.value for mode in Mode)}
+    found = []
+    for path in folder.rglob("*.[sS][qQ][lL]"):
+        if path.parent not in looked_into or not (path.exists() or path.name.startswith(".")):  # an editor's lock
+            cure = f"no run looks into this folder; move it to {root}/, {root}/incremental/ or {root}/initial/"
+            message = cure if path.exists() else "a link to nothing; repair it, or remove it"
+            found.append((f"{root}/{path.relative_to(folder)}", message))
     for file in catalog.files:
         other = Mode.DATES if file.mode is Mode.INITIAL else Mode.INITIAL
         there = {each.name for each in catalog.in_mode(other)}
@@ -283,9 +286,9 @@ class _Rules:
             yield 0, "no `-- Description:` line; say in one line what the number means"
         if file.kind is Kind.INSERT and not file.data_type:
             yield 0, f"no `-- Data Type:` line; write one of {types}"
-        first = next((statement.tokens[0].offset for statement in self.script.statements), 0)
+        first = next((statement.tokens[0].offset for statement in self.script.statements), len(self.script.text))
         for token in self.script.tokens:
-            if token.offset > first and re.match(r"--[ \t]+(Check|Reads|Empty|Allow)[ \t]*:", token.text):
+            if token.offset > first and re.match(r"(?i)--[ \t]+(Check|Reads|Empty|Allow)[ \t]*:", token.text):
                 yield token, "a header line below the first statement, where nobody reads it; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
@@ -300,7 +303,7 @@ class _Rules:
             for name in filter(None, map(str.strip, value.split(","))):
                 if key == "reads" and name not in self.catalog.names:
                     yield line, f"no file defines the metric {_cut(name)}; correct its name"
-                elif key == "allow" and name != "reads-later-metric" and RULES.get(name, ("error",))[0] == "error":
+                elif key == "allow" and name != "reads-later-metric" and RULES.get(name, "error") == "error":
                     yield line, f"{_cut(name)} is not a rule that can be allowed; correct or remove it"
 
     def _together(self) -> list[MetricFile]:
@@ -340,6 +343,9 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
             yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
     if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_runs"):
         yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
+    for i in outermost(words) if verb in WRITERS else ():
+        if words[i] == "RETURNING":
+            yield i, "RETURNING hides from the run how many rows were written; remove it"
     for phrase in _PHRASES:
         if (at := _phrase(words, phrase)) is not None:
             why = "a file cannot be rolled back" if "INTO" in phrase else "the application would wait for the date"
@@ -395,18 +401,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-_WARNINGS = {"reads-the-clock", "unread-rows", "header"}
-RULES: dict[str, tuple[Severity, str]] = {  # each with its severity and why it is there
-    name.replace("_", "-"): ("warning" if name.replace("_", "-") in _WARNINGS else "error", rule.__doc__ or "")
-    for name, rule in vars(_Rules).items()
-    if callable(rule) and not name.startswith("_")
-}
-_FOR_FILES = tuple(RULES)
+_FOR_FILES = tuple(
+    name.replace("_", "-") for name, rule in vars(_Rules).items() if callable(rule) and not name.startswith("_")
+)
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
-RULES |= {  # judged in src.server_checks and in placement_problems()
-    "explain": ("error", "The server refuses the statement: its EXPLAIN fails."),
-    "cannot-roll-back": ("error", "Rows in a table without transactions stay when the date is rolled back."),
-    "full-scan": ("warning", "Reading a large table whole for every date makes nights slow, and slower every day."),
-    "misplaced": ("warning", "A file in the wrong folder does not run in one of the modes, or in any."),
-}
+_ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # in src.server_checks, placement_problems()
+_WARNINGS = {"reads-the-clock", "unread-rows", "header", "full-scan", "misplaced"}
+RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -9,10 +9,11 @@ from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from src.errors import MetricFileError, UsageError
-from src.sql_text import METRICS_TABLE, Script, Statement, parse, unquoted
+from src.sql_text import METRICS_TABLE, Script, Statement, Token, parse, unquoted
 
 METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items"})
 _OTHER_COMPARISONS = frozenset({"LIKE", "REGEXP", "RLIKE", "NOT", "BETWEEN", "<>", "!=", "<", ">", "<=", ">="})
@@ -65,8 +66,7 @@ class MetricFile:
     @cached_property
     def is_set_based(self) -> bool:
         """Whether the file computes all dates of a transaction in one execution."""
-        tokens = (token for statement in self.statements for token in statement.tokens)
-        return any(token.text in ("%(start_date)s", "%(dates)s") for token in tokens)
+        return any(token.text in ("%(start_date)s", "%(dates)s") for token in self.script.tokens)
 
     @property
     def description(self) -> str:
@@ -102,12 +102,7 @@ class MetricFile:
     @cached_property
     def selects_metrics(self) -> bool:
         """Whether the SQL names bi_metrics, or a view of it, other than as the table it writes or in table.column."""
-        for statement in self.statements:
-            words, target = statement.words, statement.target
-            found = [i for i, token in enumerate(statement.code) if token.name in METRICS_VIEWS and words[i + 1] != "."]
-            if len(found) > (target is not None and target[1].lower() == METRICS_TABLE):
-                return True
-        return False
+        return any(map(_mentions, self.statements))
 
     @cached_property
     def compares_with(self) -> frozenset[str]:
@@ -189,7 +184,7 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
         try:
             found = [path for path in below.iterdir() if path.suffix.lower() == ".sql"] if below.is_dir() else []
         except OSError as error:
-            raise MetricFileError([f"{below.name}: cannot read this folder: {error.strerror}"]) from None
+            raise MetricFileError(f"{below.name}: cannot read this folder: {error.strerror}") from None
         for path in found:
             # A FIFO, a dangling link or an editor's lock file must not stop a night.
             if path.name != "schema.sql" and path.is_file():
@@ -197,13 +192,6 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
     # Prefixed files first, by number; then the others; by name within.
     files.sort(key=lambda file: (file.prefix is None, file.prefix or 0, file.name, file.path))
     return Catalog(tuple(files))
-
-
-def misplaced_files(folder: Path) -> list[str]:
-    """Return the .sql files in folders where none is looked for, and links to nothing, named as messages name them."""
-    known = {folder, *(folder / mode.value for mode in Mode)}
-    found = (path for path in folder.rglob("*.[sS][qQ][lL]") if path.parent not in known or not path.exists())
-    return sorted(f"{folder.name}/{path.relative_to(folder)}" for path in found)
 
 
 def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[MetricFile, ...]:
@@ -240,7 +228,7 @@ def _read(path: Path, shown: str, mode: Mode | None, parameters: Mapping[str, st
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise MetricFileError([f"{shown}: cannot read it: {error.strerror}"]) from None
+        raise MetricFileError(f"{shown}: cannot read it: {error.strerror}") from None
     script = parse(text)
     return MetricFile(name, shown, mode, prefix, disabled, script, script.fingerprint(parameters))
 
@@ -256,24 +244,38 @@ def _compared_literals(statement: Statement) -> Iterator[str]:
             yield unquoted(token)
 
 
+def _mentions(statement: Statement) -> int:
+    """Return how often a statement names bi_metrics or a view to read from it: not as its target or in table.column."""
+    words, target = statement.words, statement.target
+    found = sum(token.name in METRICS_VIEWS and words[i + 1] != "." for i, token in enumerate(statement.code))
+    return found - (target is not None and target[1].lower() == METRICS_TABLE)
+
+
 def _compares_otherwise(statement: Statement) -> bool:
-    """Tell whether the column metrics is used in more than `= 'name'`, IN ('name', ...), a join, or a select item."""
-    code, words = statement.code, statement.words
-    kinds = [token.kind for token in code] + [""] * 5
+    """Tell whether rows are chosen by more than `metrics = 'name'`, IN ('name', ...), or a join of this column."""
+    words, nothing = statement.words, [Token("", "", 0)] * 3
+    bare = [token for i, token in enumerate(statement.code) if "." not in (token.text, words[i + 1])]  # of m.metrics
+    code = [*nothing, *bare, *nothing]
     for i, token in enumerate(code):
         if token.name != "metrics":
             continue
-        first = i - 2 if i > 1 and words[i - 1] == "." else i  # of alias.metrics
-        before, after = words[first - 1] if first else "", words[i + 1]
-        at = i + 4 if words[i + 3 : i + 4] == (".",) else i + 2  # alias.column, or one word
-        is_same = {*words[i + 2 : i + 3], *(each.name for each in code[at : at + 1])} & {"VALUES", "metrics"}
-        if after in ("=", "<=>") and not is_same and kinds[i + 2] not in ("string", "variable"):
+        left, before, after, right = code[i - 2], code[i - 1].text.upper(), code[i + 1].text.upper(), code[i + 2]
+        is_name = right.kind in ("string", "variable") or right.name in ("metrics", "values")
+        if (after in ("=", "<=>") and not is_name) or not _OTHER_COMPARISONS.isdisjoint((before, after)):
             return True
-        if (after == "IN" and kinds[i + 3] != "string") or after in _OTHER_COMPARISONS or before == "NOT":
+        if after == "IN" and not _are_names(code[i + 3 :]):
             return True
-        left = code[max(0, first - 2)]
         if before in ("=", "<=>") and left.kind != "string" and left.name != "metrics":
             return True
         if before == "(" and left.name not in ("", METRICS_TABLE) and left.text.upper() not in _NO_FUNCTIONS:
             return True  # a function of the name; what follows bi_metrics are the columns of an INSERT
-    return False
+    # Where the table is named more often than the column, some of it is read whole.
+    select = next((i for i, token in enumerate(code) if token.name == "select"), 0)  # behind an INSERT's columns
+    uses = sum(code[i].name == "metrics" and code[i - 1].text.upper() != "AS" for i in range(select, len(code)))
+    return uses < _mentions(statement)
+
+
+def _are_names(code: Sequence[Token]) -> bool:
+    """Tell whether only string literals stand before the next closing parenthesis."""
+    items = takewhile(lambda token: token.text != ")", code)
+    return all(token.kind == "string" or token.text == "," for token in items)

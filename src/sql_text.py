@@ -52,9 +52,7 @@ class Token(NamedTuple):
     @property
     def name(self) -> str:
         """The name, in lower case, that a word or a quoted name stands for; empty for any other token."""
-        if self.kind == "word":
-            return self.text.lower()
-        return unquoted(self).lower() if self.kind == "name" else ""
+        return unquoted(self).lower() if self.kind in ("word", "name") else ""
 
 
 @dataclass(frozen=True)
@@ -215,14 +213,10 @@ def parse(text: str) -> Script:
     statements: list[Statement] = []
     start = 0
     for stop in [i for i, token in enumerate(tokens) if token.kind == "end"] + [len(tokens)]:
-        end = stop
-        while start < end and tokens[start].kind in _SPACE:
-            start += 1
-        while start < end and tokens[end - 1].kind in _SPACE:
-            end -= 1
-        if start < end:
-            at = place(text, tokens[start].offset)
-            statement = Statement(tuple(tokens[start:end]), len(statements) + 1, *at)
+        code = [i for i in range(start, stop) if tokens[i].kind not in _SPACE]
+        if code:
+            at = place(text, tokens[code[0]].offset)
+            statement = Statement(tuple(tokens[code[0] : code[-1] + 1]), len(statements) + 1, *at)
             if statement.code:
                 statements.append(statement)
         start = stop + 1

@@ -9,7 +9,7 @@ from datetime import date
 from src.dates import ONE_DAY, spans
 from src.reporting import repair_lines
 from src.sql_loader import Catalog, MetricFile, Mode
-from src.store import MetricStore, Status, by_metric
+from src.store import LOOK_BACK_DAYS, MetricStore, Status, by_metric
 from src.wording import count, listed
 
 
@@ -34,7 +34,8 @@ class MetricState:
         newest = self.stored.newest_final if self.stored else None
         if max_age is not None and (newest is None or (today - newest).days > max_age):
             old = f"newest final row {newest}, more than {count(max_age, 'day')} old"
-            found.append(old if newest else "no final row")
+            none = f"no final row in {LOOK_BACK_DAYS} days" if self.stored else "no final row"
+            found.append(old if newest else none)
         if self.missing:
             found.append(f"missing: {_some(self.missing)}")
         if self.not_final:
@@ -63,22 +64,25 @@ def states(store: MetricStore, catalog: Catalog, today: date, errors: Mapping[st
     missing = by_metric(store.missing(files, today))
     not_final = by_metric(store.not_final(files, today))
     future = by_metric(store.future_dates(today))
+    # A helper with an error stops the night of every metric.
+    helpers = [error for file in catalog.files if file.is_helper for error in errors.get(file.path, ())]
     found = []
     for name in names:
         wrote = stored[name].fingerprint if name in stored else None
         sql_changed = name in files and wrote is not None and wrote not in catalog.fingerprints(name)
-        file_errors = [error for file in catalog.files_of(name) for error in errors.get(file.path, ())]
+        own_files = (file for file in catalog.files_of(name) if not file.is_helper)
+        file_errors = helpers + [error for file in own_files for error in errors.get(file.path, ())]
         found.append(MetricState(name, files.get(name), stored.get(name), missing[name], not_final[name], future[name],
                                  sql_changed, file_errors))  # fmt: skip
     return found
 
 
-def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricState]) -> list[str]:
+def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricState], most: int | None) -> list[str]:
     """Return a line for each range of dates on which some metrics must run again, with its command."""
     names = [state.name for state in all_of_them if state.file]
     missing = [(state.name, day) for state in some for day in state.missing]
     not_final = [(state.name, day) for state in some for day in state.not_final]
-    return repair_lines("missing", missing, names) + repair_lines("not final", not_final, names)
+    return repair_lines("missing", missing, names, most) + repair_lines("not final", not_final, names, most)
 
 
 def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
@@ -89,7 +93,7 @@ def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
     if bad:
         return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}", False
     if not newest:
-        return "No metric has a final row yet", False
+        return f"No metric has a final row of the last {LOOK_BACK_DAYS} days", False
     oldest, total = min(newest.values()), count(len(wanted), "metric")
     if oldest < today - ONE_DAY:
         return f"The newest final rows are of {oldest}: did the nightly run fail?", False

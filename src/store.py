@@ -11,8 +11,8 @@ from typing import Any
 
 from src.changes import StoredRow
 from src.dates import ONE_DAY, date_range, day_end
-from src.db_manager import DatabaseManager, Row
-from src.errors import SchemaError
+from src.db_manager import DatabaseManager
+from src.errors import MetricsError
 
 BLANK = "not computed yet"
 NOT_FINAL = 86_400  # updated_at of a row that is not final: 1970-01-02 UTC, before the end of every metric date
@@ -20,8 +20,6 @@ LOOK_BACK_DAYS = 92  # how far back a night looks for missing dates
 REPAIR = "run: ./setup.sh --schema"
 _RECORDS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
-_LONGEST_ERROR = 1000  # characters
-_LONGEST_CHANGES = 60_000  # bytes
 _ROW = "metrics, metric_date, data_type, f_list, value_list, UNIX_TIMESTAMP(updated_at)"
 _FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
 
@@ -97,30 +95,26 @@ class MetricStore:
     # --- before a run -------------------------------------------------------------------------------------------------
 
     def require_schema(self) -> None:
-        """Raise SchemaError unless both tables are there and bi_metrics can roll back and upsert."""
-        found = {
-            table.lower(): engine
-            for table, engine in self._db.query(
-                "SELECT table_name, engine FROM information_schema.tables "
-                "WHERE table_schema = DATABASE() AND table_name IN ('bi_metrics', 'bi_metric_runs')"
-            )
-        }
+        """Raise MetricsError unless both tables are there and bi_metrics can roll back and upsert."""
+        found: dict[str, str] = dict(self._db.query(
+            "SELECT LOWER(table_name), engine FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_name IN ('bi_metrics', 'bi_metric_runs')"
+        ))  # fmt: skip
         for table in ("bi_metrics", "bi_metric_runs"):
             if table not in found:
-                raise SchemaError(f"database {self._db.name} has no table {table}; {REPAIR}")
+                raise MetricsError(f"database {self._db.name} has no table {table}; {REPAIR}")
             if str(found[table]).lower() != "innodb":
-                raise SchemaError(
+                raise MetricsError(
                     f"table {table} is in engine {found[table]}, which cannot roll back; "
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
-        unique: dict[str, set[Row]] = {}
-        for index, column, part in self._db.query(
-            "SELECT index_name, column_name, sub_part FROM information_schema.statistics "
-            "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' AND non_unique = 0 ORDER BY seq_in_index"
-        ):
-            unique.setdefault(index, set()).add((column.lower(), part))
-        if {("metrics", None), ("metric_date", None)} not in unique.values():
-            raise SchemaError(
+        unique = self._db.query(
+            "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
+            "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' "
+            "AND non_unique = 0 GROUP BY index_name"
+        )
+        if not {("metrics,metric_date", None), ("metric_date,metrics", None)} & set(unique):
+            raise MetricsError(
                 "table bi_metrics has no unique key on (metrics, metric_date), so rows would double; "
                 "run: ALTER TABLE bi_metrics ADD UNIQUE KEY uq_metric_date (metrics, metric_date)"
             )
@@ -173,14 +167,9 @@ class MetricStore:
     def rows(self, names: Collection[str], dates: Sequence[date]) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
         query = f"SELECT {_ROW} FROM bi_metrics WHERE {_FOR_DATES} ORDER BY metric_date, metrics"
-        for row in self._db.stream(query, (_some(names), dates[0], dates[-1])):
-            yield row[0], row[1], StoredRow(*row[2:])
-
-    def uncomputed(self, name: str, dates: Sequence[date]) -> list[date]:
-        """Return those of `dates` on which the metric has no row, or one that is still blank."""
-        query = f"SELECT metric_date FROM bi_metrics WHERE {_FOR_DATES} AND JSON_UNQUOTE(value_list) <> %s"
-        computed = {row[0] for row in self._db.query(query, (_some([name]), dates[0], dates[-1], BLANK))}
-        return [day for day in dates if day not in computed]
+        with self._db.select(query, (_some(names), dates[0], dates[-1])) as (_, rows):
+            for row in rows:
+                yield row[0], row[1], StoredRow(*row[2:])
 
     def write(self, name: str, data_type: str, f_list: str, values: Mapping[date, tuple[str, list[Any]]]) -> None:
         """Upsert a metric's row for each date; a value is an SQL expression with its arguments."""
@@ -231,12 +220,13 @@ class MetricStore:
     def record(self, records: Sequence[Record]) -> None:
         """Insert rows into bi_metric_runs, within the transaction that is open."""
         columns = [field.name for field in fields(Record)]
-        values = f"({', '.join(['%s'] * len(columns))})"
+        cut = {"changes": "LEFT(%s, 15000)", "error": "LEFT(%s, 1000)"}  # characters: strict mode refuses longer ones
+        values = f"({', '.join(cut.get(column, '%s') for column in columns)})"
         for start in range(0, len(records), _RECORDS_PER_STATEMENT):
             part = records[start : start + _RECORDS_PER_STATEMENT]
             self._db.execute(
                 f"INSERT INTO bi_metric_runs ({', '.join(columns)}) VALUES {', '.join([values] * len(part))}",
-                [value for record in part for value in _fitting(record)],
+                [value for record in part for value in vars(record).values()],
             )
 
     # --- across dates -------------------------------------------------------------------------------------------------
@@ -297,11 +287,7 @@ class MetricStore:
         ):
             if self.is_final(day, updated):
                 newest_final[name] = day
-        wrote: dict[str, str] = dict(self._db.query(
-            "SELECT metric, fingerprint FROM bi_metric_runs "
-            "WHERE (metric, metric_date) IN %s AND status = 'ok' ORDER BY id",
-            (tuple((name, newest) for name, _, newest, _ in spans) or (("", today),),),
-        ))  # fmt: skip
+        wrote = self.fingerprints([(name, newest) for name, _, newest, _ in spans])
         last_runs = {row[0]: row[1:] for row in self._db.query(
             "SELECT r.metric, CAST(r.created_at AS CHAR), r.milliseconds, r.status, r.error FROM bi_metric_runs AS r "
             "JOIN (SELECT MAX(id) AS id FROM bi_metric_runs WHERE metric IN %s GROUP BY metric) AS last USING (id)",
@@ -312,12 +298,12 @@ class MetricStore:
             for name, first, newest, rows in spans
         }
 
-    def fingerprints(self, names: Collection[str], day: date) -> dict[str, str]:
-        """Return the fingerprint of the SQL that last wrote each metric's row of a date."""
+    def fingerprints(self, places: Iterable[Place]) -> dict[str, str]:
+        """Return the fingerprint of the SQL that last wrote the row of each place, by metric."""
         return dict(self._db.query(
             "SELECT metric, fingerprint FROM bi_metric_runs "
-            "WHERE metric IN %s AND metric_date = %s AND status = 'ok' ORDER BY id",
-            (_some(names), day),
+            "WHERE (metric, metric_date) IN %s AND status = 'ok' ORDER BY id",
+            (tuple(places) or (("", date.min),),),
         ))  # fmt: skip
 
     def edits(self, names: Collection[str], since: date) -> list[Edit]:
@@ -332,8 +318,7 @@ class MetricStore:
     def future_dates(self, today: date) -> list[Place]:
         """Return the rows of dates after today."""
         query = "SELECT metrics, metric_date FROM bi_metrics WHERE metric_date > %s ORDER BY 1, 2"
-        found = self._db.query(query, (today,))
-        return [(name, day) for name, day in found]
+        return [(name, day) for name, day in self._db.query(query, (today,))]
 
 
 def by_metric(places: Iterable[Place]) -> dict[str, list[date]]:
@@ -354,13 +339,3 @@ def _lowest_offset(zone: tzinfo | None) -> int:
     """Return the lowest offset from UTC that the zone has at a midnight since 1970, in seconds."""
     days = (date(1970, 1, 4) + timedelta(days=28 * n) for n in range(13 * 68))
     return min((day.toordinal() - 719_162) * 86_400 - day_end(day, zone) for day in days)
-
-
-def _fitting(record: Record) -> tuple[Any, ...]:
-    """Return the values of a record; what is longer than its column is cut, which strict mode would refuse."""
-    values = {field.name: getattr(record, field.name) for field in fields(Record)}
-    if record.changes is not None:
-        values["changes"] = record.changes.encode()[:_LONGEST_CHANGES].decode(errors="ignore")
-    if record.error is not None:
-        values["error"] = record.error[:_LONGEST_ERROR]
-    return tuple(values.values())

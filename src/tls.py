@@ -12,22 +12,17 @@ NEEDS_CRYPTOGRAPHY = (
 )
 
 
-class _RefusePassword:
-    """Stands in for authentication methods that send the password as it is."""
-
-    def __init__(self, connection: object) -> None:
-        pass
-
-    def authenticate(self, packet: object) -> None:
-        message = "the server asks for the password in clear text; set DB_SSL_MODE=verify-ca or verify-identity"
-        raise DatabaseError(2059, message)
+def _refuse_password(connection: object) -> None:
+    """Stand in for the authentication methods that send the password as it is."""
+    message = "the server asks for the password in clear text; set DB_SSL_MODE=verify-ca or verify-identity"
+    raise DatabaseError(2059, message)
 
 
 def driver_arguments(settings: Settings) -> dict[str, Any]:
     """Return the driver's arguments for DB_SSL_MODE, over TCP."""
     mode = settings.db_ssl_mode
     # Without a verified certificate, whoever answers may be anybody.
-    plain = {} if mode.startswith("verify") else {"mysql_clear_password": _RefusePassword, "dialog": _RefusePassword}
+    plain = {} if mode.startswith("verify") else {"mysql_clear_password": _refuse_password, "dialog": _refuse_password}
     if mode == "disabled":
         return {"ssl_disabled": True, "auth_plugin_map": plain}
     if mode == "preferred" and not settings.db_ssl_cert:
@@ -35,7 +30,11 @@ def driver_arguments(settings: Settings) -> dict[str, Any]:
     import ssl
 
     for name in ("db_ssl_ca", "db_ssl_cert", "db_ssl_key"):
-        _require_readable(name.upper(), getattr(settings, name))
+        try:
+            if path := getattr(settings, name):
+                open(path, "rb").close()
+        except OSError as error:
+            raise SettingsError(f"{name.upper()}={path}: cannot read it: {error.strerror}") from None
     try:
         context = ssl.create_default_context(cafile=settings.db_ssl_ca or None)
         if settings.db_ssl_cert:  # an empty password, for else a locked key would be asked for on the terminal
@@ -47,11 +46,3 @@ def driver_arguments(settings: Settings) -> dict[str, Any]:
     context.check_hostname = mode == "verify-identity"
     context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
     return {"ssl": context, "auth_plugin_map": plain}
-
-
-def _require_readable(name: str, path: str) -> None:
-    try:
-        if path:
-            open(path, "rb").close()
-    except OSError as error:
-        raise SettingsError(f"{name}={path}: cannot read it: {error.strerror}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 def count(number: int, what: str) -> str:
@@ -14,11 +14,6 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """Return names joined by commas, the first ones and a count where there are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def spelled(names: Iterable[str]) -> str:
-    """Return names sorted and joined by commas."""
-    return ", ".join(sorted(names))
 
 
 def printable(text: str, keep: str = "") -> str:

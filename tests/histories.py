@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 import run_metrics
 from config.database import Settings, load_settings
-from src.db_manager import DatabaseManager, Reply
+from src.db_manager import DatabaseManager
 from src.errors import MetricsError, StatementError
 from src.interruption import Interruption
 from src.plan import Call
@@ -787,15 +787,15 @@ class _Watched(DatabaseManager):
         super().connect()
         super().execute(f"SET timestamp = {self._world.moment}")
 
-    def execute(self, sql: str, args: Any = None) -> Reply:
+    def execute(self, sql: str, args: Any = None) -> int:
         if sql.startswith("SAVEPOINT"):
             self._written.clear()
         self._note(sql)
         return super().execute(sql, args)
 
-    def select(self, sql: str) -> Any:
+    def select(self, sql: str, args: Any = None) -> Any:
         self._note(sql)
-        return super().select(sql)
+        return super().select(sql, args)
 
     def _note(self, sql: str) -> None:
         """Before a file's statement, within its transaction: note what it will read for each of its dates."""

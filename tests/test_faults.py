@@ -332,6 +332,19 @@ def test_a_parameter_that_changed_shows_in_the_status_and_in_the_run_that_builds
     words = [{"START": DAYS[9], "END": DAYS[1]}.get(word, word) for word in command.split()[2:]]
     assert project.run(*words, env=new).returncode == 0
     assert "have changed since" not in project.run(DAYS[1], env=new).stderr
+
+
+def test_after_a_date_that_failed_nothing_builds_on_its_row_of_the_old_parameter(project: Project) -> None:
+    project.database.execute(PAYMENTS)
+    since = "AND day >= %(cutoff_date)s"
+    project.write("incremental/total.sql", TOTAL.replace("WHERE day = ", f"WHERE 1 {since} AND day = "))
+    project.write("initial/total.sql", TOTAL_PER_DATE.replace("WHERE day <= ", f"WHERE 1 {since} AND day <= "))
+    old, new = ({"METRIC_PARAM_CUTOFF_DATE": day} for day in (DAYS[9], DAYS[6]))
+    assert project.run(DAYS[9], DAYS[2], env=old).returncode == 0
+    project.write("picky.sql", metric_sql("picky", where=f"WHERE %(metric_date)s <> '{DAYS[2]}'"))
+    assert project.run(DAYS[2], DAYS[1], "--keep-going", env=new).returncode == 1
+    files = f"SELECT mode FROM bi_metric_runs WHERE metric = 'total' AND metric_date = '{DAYS[1]}'"
+    assert project.database.rows(files) == [("initial",)]
     assert "SQL changed since" not in project.list("--status", env=new).stdout
 
 

@@ -254,6 +254,13 @@ def test_sql_piped_into_a_plain_connection_gives_the_same_rows_as_the_run(projec
     assert json.loads(by_hand[0][2]) == {"q": "a;b'c'd\"é🎲", "p": "20' OR '24", "a": "2025-01", "b": "%d", "c": 3}
 
 
+def test_sql_and_json_leave_no_character_as_something_else(project: Project) -> None:
+    text = "a\tb\u00a0c\u200d\x7f"
+    project.write("m.sql", metric_sql("m", f"'{text}'").replace("Made for a test", text))
+    assert f"JSON_OBJECT('n', '{text}')" in project.list("--sql", "m", DAY).stdout
+    assert json.loads(project.list("--json").stdout)[0]["description"] == text
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(project: Project) -> None:
     project.write("m.sql", metric_sql("m", where="\n" * 200_000))
     listing = project.start("list_metrics.py", "--sql", "m")

@@ -214,6 +214,25 @@ def test_missing_dates_are_said_with_the_command_that_fills_them(nightly: Projec
         assert printed_command(said, f"missing: {day} of paid. Run") == [day, "--metric", "paid"]
 
 
+def test_the_status_shows_every_range_and_a_run_the_first_ones(nightly: Project) -> None:
+    assert nightly.run(DAYS[9], DAYS[1]).returncode == 0
+    gaps = DAYS[8:1:-2]
+    for day in gaps:
+        forget(nightly, day, "paid")
+    said = nightly.run(DAYS[1]).stderr
+    assert said.count("of paid. Run: ") == 3
+    assert "missing: 1 more ranges; list_metrics.py --status shows all" in said
+    status = nightly.list("--status").stdout
+    assert re.findall(r"^missing: (\S+) of paid. Run: ", status, re.MULTILINE) == gaps
+
+
+def test_a_helper_with_an_error_is_a_problem_of_every_metric(nightly: Project) -> None:
+    assert nightly.run(DAYS[1]).returncode == 0
+    nightly.write("00_helper.sql", "-- Description: fills a table\nDELETE FROM payments WHERE day = @unset")
+    probe = nightly.list("--status", "--max-age", "1")
+    assert (probe.returncode, probe.stdout.count("file error: sql/00_helper.sql:2:")) == (1, 2)
+
+
 def test_a_row_that_is_not_final_is_said_with_the_command_that_computes_it_again(nightly: Project) -> None:
     assert nightly.run(DAYS[4], DAYS[1]).stderr == ""
     nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{DAYS[3]} 12:00' WHERE metric_date = '{DAYS[3]}'")

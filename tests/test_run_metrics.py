@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from config.database import load_settings
 from run_metrics import parse_arguments
 from src.db_manager import DatabaseManager
+from src.errors import StatementError
 from src.sql_checks import check_catalog
 from src.sql_loader import Catalog, MetricFile, split_name
 from src.sql_text import bind, literal, parse
@@ -374,6 +375,11 @@ def test_chunks_of_an_initial_load_are_committed_month_by_month(project: Project
     assert names(project.database) == [(name, f"2025-01-{n}") for n in (30, 31) for name in ("both", "odd")]
     resume = "Resume with: python run_metrics.py 2025-02-01 2025-03-02 --initial --chunk month"
     assert f"Committed 2025-01-30 to 2025-01-31. {resume}" in result.stderr
+    one_left = project.run("--initial", "2025-01-31", "2025-02-02", "--chunk", "month")
+    assert "Resume with: python run_metrics.py 2025-02-01 2025-02-02 --initial --chunk month" in one_left.stderr
+    the_last = project.run("--initial", "2025-02-02", "2025-02-02")
+    # One date alone would mean the history up to it.
+    assert "Resume with: python run_metrics.py 2025-02-02 2025-02-02 --initial" in the_last.stderr
 
 
 REFUSALS = {
@@ -502,6 +508,14 @@ def connected(project: Project, **env: str) -> Iterator[DatabaseManager]:
         yield manager
     finally:
         manager.close()
+
+
+def test_a_commit_that_the_server_refuses_has_left_nothing_behind(project: Project) -> None:
+    with connected(project) as manager:
+        manager._end = lambda statement: manager.execute("COMMIT NEVER")  # type: ignore[method-assign, assignment]
+        with pytest.raises(StatementError, match="NEVER"), manager.transaction():
+            manager.execute("DO 1")
+        assert manager.left_behind == ""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.conftest import ROOT, Database, Project
+from tests.conftest import ROOT, Database, Project, metric_sql
 
 ROWS = [
     ("users", "card", '{"total": 2412, "share": 0.5, "note": "up", "none": null, "a \\"b\\" c": -1}', "2025-01-15"),
@@ -103,3 +103,11 @@ def test_tables_of_the_first_version_get_the_index_and_keep_their_rows(project: 
     assert apply(project).stdout.splitlines()[0] == "added the index idx_state to bi_metrics"
     assert len(apply(project).stdout.splitlines()) == 1
     assert database.metrics() == [("m", "2025-01-15", "1")]
+
+
+def test_a_unique_key_on_an_expression_disturbs_no_run(project: Project) -> None:
+    if "MariaDB" in project.database.rows("SELECT VERSION()")[0][0]:
+        pytest.skip("MariaDB has no keys on expressions")
+    project.database.execute("ALTER TABLE bi_metrics ADD UNIQUE KEY by_text ((CONCAT(metrics, metric_date)))")
+    project.write("m.sql", metric_sql("m"))
+    assert project.run("2025-01-15").returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import MetricFileError, UsageError
-from src.sql_loader import Catalog, Kind, MetricFile, Mode, load_catalog, misplaced_files, select, split_name
+from src.sql_loader import Catalog, Kind, MetricFile, Mode, load_catalog, select, split_name
 
 INSERT = "INSERT INTO bi_metrics SELECT 1"
 QUERY = "SELECT 1 AS n"
@@ -73,12 +73,11 @@ def test_prefixed_files_run_first_by_number_and_the_others_by_name(tmp_path: Pat
     ]  # fmt: skip
 
 
-def test_only_sql_files_of_the_three_folders_are_metrics_and_the_others_are_named(tmp_path: Path) -> None:
+def test_only_sql_files_of_the_three_folders_are_metrics(tmp_path: Path) -> None:
     names = ["schema.sql", "a.sql.bak", "notes.txt", "deeper/x.sql", "initial/deeper/y.sql", "UPPER.SQL", "sql"]
     loaded = catalog(tmp_path, names)
     (tmp_path / "sql/folder.sql").mkdir()
     assert paths(loaded) == ["sql/UPPER.SQL"]
-    assert misplaced_files(tmp_path / "sql") == ["sql/deeper/x.sql", "sql/initial/deeper/y.sql"]
 
 
 def test_what_is_no_regular_file_does_not_stop_a_night(tmp_path: Path) -> None:
@@ -213,12 +212,18 @@ READS = [
     ("SELECT SUM(IF(metrics = 'a', 0, 1)) FROM bi_metrics WHERE LEFT(metrics, 1) = 'b'", "x a b"),
     ("SELECT 1 FROM bi_metrics WHERE NOT (metrics = 'a')", "x a b"),
     ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics > 'a'", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR 'a' < metrics", "x a b"),
+    ("SELECT 1 FROM bi_metrics WHERE metrics IN ('a', CONCAT('b', ''))", "x a b"),
+    ("SELECT COUNT(*), (SELECT COUNT(*) FROM bi_metrics) FROM bi_metrics m WHERE m.metrics = 'a'", "x a b"),
+    ("INSERT INTO bi_metrics (f, metrics) SELECT 1, 'x' AS metrics FROM bi_metrics, bi_metrics m WHERE m.metrics = 'a'",
+     "x a b"),
     ("SELECT 1 FROM parts JOIN bi_metrics m ON parts.part = m.metrics JOIN bi_metrics t ON t.metrics = 'a'", "x a b"),
     ("SELECT 1 FROM bi_metrics WHERE metrics = %(base)s OR metrics = 'a'", "x a b"),
     ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics IN (SELECT name FROM parts)", "x a b"),
     # names alone
     ("SELECT 1 FROM bi_metrics t JOIN bi_metrics y ON y.metrics = t.metrics AND t.metrics = 'a'", "a"),
     ("SELECT m.metrics AS name FROM bi_metrics m WHERE (m.metrics = 'a') GROUP BY metrics ORDER BY m.metrics", "a"),
+    ("SELECT 1 FROM bi_metrics JOIN bi_metrics m USING (metric_date, metrics) WHERE m.metrics = 'a'", "a"),
     ("SELECT 1 FROM bi_metric_cards WHERE metrics = 'a'", "a"),
     ("SELECT 1 FROM bi_metric_items", "x a b"),
     ("CREATE TEMPORARY TABLE t SELECT * FROM bi_metrics WHERE metrics = 'b'; SELECT 'a' AS c FROM t", "b"),
