@@ -46,7 +46,7 @@ def outdated(
             outdate(name, last + ONE_DAY)
         elif found and found[-1].metric_date == last < newest:
             next_ones.append((name, last + ONE_DAY, last + ONE_DAY))
-        for reader in catalog.readers_of(name):
+        for reader in catalog.readers[name]:
             if reader in order and order[reader] < order[name]:
                 if found or len(all_of) > 1:  # of several dates it has read rows that were blank, or of before
                     outdate(reader, all_of[0].metric_date + ONE_DAY)

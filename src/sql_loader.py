@@ -163,14 +163,17 @@ class Catalog:
             return self.names | self.without_file
         return declared | compared
 
-    def readers_of(self, name: str) -> frozenset[str]:
-        """Return the other metrics that read a metric, directly or through others."""
-        found: set[str] = set()
-        new = {name}
-        while new:
-            found |= new
-            new = {reader for reader, read in self.reads.items() if not read.isdisjoint(new)} - found
-        return frozenset(found - {name})
+    @cached_property
+    def readers(self) -> dict[str, frozenset[str]]:
+        """The other metrics that read each metric, directly or through others, by name."""
+        readers = {}
+        for name in self.reads:
+            found, new = {name}, {name}
+            while new:
+                new = {reader for reader, read in self.reads.items() if not read.isdisjoint(new)} - found
+                found |= new
+            readers[name] = frozenset(found - {name})
+        return readers
 
 
 def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> Catalog:

@@ -254,9 +254,8 @@ def test_readers_are_found_through_others(tmp_path: Path) -> None:
     reads = "SELECT 1 FROM bi_metrics WHERE metrics = "
     readers = {f"{name}.sql": f"{reads}'{read}'" for name, read in ("ba", "cb", "dd", "ec")}
     loaded = catalog(tmp_path, {"a.sql": QUERY, **readers})
-    assert loaded.readers_of("a") == {"b", "c", "e"}
-    assert loaded.readers_of("c") == {"e"}
-    assert loaded.readers_of("d") == loaded.readers_of("unknown") == frozenset()
+    nobody = frozenset[str]()
+    assert loaded.readers == {"a": {"b", "c", "e"}, "b": {"c", "e"}, "c": {"e"}, "d": nobody, "e": nobody}
 
 
 def test_files_are_selected_by_shell_patterns_in_run_order(tmp_path: Path) -> None:
