@@ -19,6 +19,7 @@ from demo import game
 from demo.server import Server
 from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script
 from tests.proxy import Cut, Proxy
+from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
 pytestmark = pytest.mark.slow
@@ -179,7 +180,8 @@ class Held:
     def start(self, *words: str, env: dict[str, str] | None = None) -> tuple[Any, int]:
         """Start a run; return it and its session when it waits."""
         before = self.at_work()
-        process = self.bi.start("run_metrics.py", str(FIRST), "--metric", "held", *words, env=env)
+        words = (str(FIRST), "--metric", "held", *words)
+        process = self.bi.start("run_metrics.py", *words, env=env, preexec_fn=lambda: dispose(signal.SIG_DFL))
         wait_until(lambda: set(self.at_work()) - set(before) or process.poll() is not None)
         [session] = set(self.at_work()) - set(before)
         return process, session
