@@ -41,7 +41,7 @@ TABLES = {
         user_id INT UNSIGNED NOT NULL,
         amount DECIMAL(10,2) NOT NULL,
         paid_at DATETIME NOT NULL,
-        KEY (paid_at, amount)""",
+        KEY (paid_at, user_id, amount)""",
 }
 
 ACTIVITIES = ("login", "play", "play", "chat", "invite", "purchase")
