@@ -1,7 +1,7 @@
 """Shows where this tool's time goes: python -m benchmarks.breakdown [--quick]
 
-A range of dates, one transaction each, and a year at once: what it waits for, by kind of statement, and what it works
-on itself, by package.
+For a range of dates, one transaction each, and for a year at once: the time spent waiting for the server, by kind of
+statement, and the client's own work, by package.
 """
 
 from __future__ import annotations

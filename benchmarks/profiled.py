@@ -2,7 +2,7 @@
 
 A process of its own for benchmarks/breakdown.py. OUTCOME gets, as JSON, the seconds waited for the server by kind of
 statement, and the seconds of the client's own work by package, as cProfile sees them: which makes many small functions
-look dearer than they are.
+look more expensive than they are.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.database import DATE_PARAMETERS
-from src.sql_checks import RULES, Problem, check_catalog, placement_problems
+from src.sql_checks import RULES, Problem, _Rules, check_catalog, placement_problems
 from src.sql_loader import load_catalog
 from src.step import Parameters
 
@@ -392,7 +392,11 @@ def test_the_listing_names_files_that_miss_a_run(tmp_path: Path) -> None:
             "incremental/next.sql": QUERY, "old/a.sql": QUERY, "initial/deeper/b.sql": "",
         },
     )  # fmt: skip
+    for name in ("gone.sql", ".#first.sql"):  # the second is what an editor keeps while the file is open
+        (tmp_path / "sql" / name).symlink_to("nowhere")
     found = placement_problems(load_catalog(tmp_path / "sql"), tmp_path / "sql")
+    assert (found[0].file, found[0].message) == ("sql/gone.sql", "a link to nothing; repair it, or remove it")
+    found = found[1:]
     assert [(problem.file, problem.severity, problem.rule) for problem in found] == [
         ("sql/incremental/next.sql", "warning", "misplaced"),
         ("sql/initial/deeper/b.sql", "warning", "misplaced"),
@@ -415,10 +419,13 @@ def test_problems_are_sorted_by_file_line_and_column(tmp_path: Path) -> None:
     assert places == [(file, *at) for file in ("sql/a.sql", "sql/b.sql") for at in ((2, 4), (2, 12), (3, 1))]
 
 
-def test_every_rule_has_a_failing_file_here() -> None:
+def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
     broken = {rule for rule, _, _ in IN_STATEMENTS} | {rule for *_, each in WHOLE_FILES for rule, _, _ in each}
     elsewhere = {"duplicate-metric", "reads-later-metric", "misplaced"}  # their files are in tests of their own
     assert set(RULES) - broken - elsewhere == {"explain", "full-scan", "cannot-roll-back"}
+    reasons = [rule.__doc__ for name, rule in vars(_Rules).items() if name.replace("_", "-") in RULES]
+    assert len(reasons) == len(RULES) - 4  # the others are judged in functions of their own
+    assert all(why and why.endswith(".") for why in reasons)
 
 
 def test_the_rules_know_the_parameters_that_a_step_has() -> None:
