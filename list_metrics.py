@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from src.command import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
+from src.cli import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__)
@@ -19,14 +19,15 @@ from pathlib import Path
 from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
+from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.status import in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
-from src.reporting import as_json, configure_log, log, table, write_line
-from src.server_checks import ask_server, wrong_engines
-from src.sql_checks import Problem, check_catalog, placement_problems
-from src.sql_loader import MetricFile, Mode, load_catalog, select
-from src.status import in_words, repair_commands, states
-from src.step import Parameters, Step
-from src.store import MetricStore
+from src.metric_file.checks import Problem, check_catalog, placement_problems
+from src.metric_file.file import MetricFile, Mode
+from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.step import Parameters, Step
+from src.sql_loader import load_catalog, select
+from src.storage.store import MetricStore
 from src.wording import count
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
@@ -47,7 +48,7 @@ exit codes: 0 all well, 1 a file has an error or a metric a problem, 2 the quest
 
 
 @dataclass(frozen=True)
-class Call:
+class ListArguments:
     """The command line of list_metrics.py; each field is an option of that name."""
 
     initial: bool = False
@@ -64,10 +65,10 @@ class Call:
 class Listing:
     """One call of the command."""
 
-    def __init__(self, call: Call, settings: Settings) -> None:
+    def __init__(self, call: ListArguments, settings: Settings) -> None:
         self.call = call
         self.settings = settings
-        self.mode = Mode.INITIAL if call.initial else Mode.DATES
+        self.mode = Mode.INITIAL if call.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
         self.parameters = Parameters(settings.parameters, self.zone)
@@ -165,7 +166,7 @@ class Listing:
 
     def html(self, file: str) -> int:
         """Write the numbers of the last days as a page that needs nothing else."""
-        from src.page import page_of, write
+        from src.display.page import page_of, write
 
         with closing(self._connected()) as database:
             page = page_of(MetricStore(database, self.zone), self.catalog, self.settings, self.today, self.call.days,
@@ -199,8 +200,8 @@ def _exit_code(problems: Sequence[Problem]) -> int:
     return PROBLEMS if any(problem.severity == "error" for problem in problems) else OK
 
 
-def parse_arguments(argv: Sequence[str] | None) -> Call:
-    """Return the command line as a Call. Raises UsageError for one that makes no sense."""
+def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
+    """Return the command line as a ListArguments. Raises UsageError for one that makes no sense."""
     parser = CommandParser("list_metrics.py", __doc__, EXAMPLES)
     parser.add_argument("--initial", action="store_true", help="the files of the initial load instead of the night's")
     parser.add_argument("--check", action="store_true", help="every rule on every file, and EXPLAIN by the server")
@@ -217,7 +218,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Call:
     parser.add_argument("--days", type=at_least(1), default=90, help="with --html: dates per chart (default: 90)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
-    call = Call(**vars(parser.parse_args(argv)))
+    call = ListArguments(**vars(parser.parse_args(argv)))
     if sum(map(bool, (call.check, call.sql, call.status, call.html))) > 1:
         parser.error("--check, --sql, --status and --html exclude each other")
     if call.offline and not call.check:

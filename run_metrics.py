@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from src.command import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
+from src.cli import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__)
@@ -20,17 +20,20 @@ from datetime import date
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, day_at, span, today_in
 from src.db_manager import DatabaseManager
+from src.display.log import as_json, configure_log, log, set_log_level, write_line
+from src.display.on_end import run_on_end
+from src.display.repairs import repair_lines
+from src.display.reporting import Reporter, RunSummary
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
-from src.interruption import Interruption
+from src.metric_file.checks import Problem, check_catalog
+from src.metric_file.file import MetricFile, Mode
+from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.step import Parameters, Step
 from src.metric_runner import Batch, MetricRunner, Options
-from src.on_end import run_on_end
-from src.plan import DUE_DATES_PER_NIGHT, Call, batches_of, dates_asked_for, due_batches
-from src.reporting import Reporter, RunSummary, as_json, configure_log, log, repair_lines, set_log_level, write_line
-from src.server_checks import ask_server, wrong_engines
-from src.sql_checks import Problem, check_catalog
-from src.sql_loader import MetricFile, Mode, load_catalog, select
-from src.step import Parameters, Step
-from src.store import LOOK_BACK_DAYS, MetricStore
+from src.running.plan import DUE_DATES_PER_NIGHT, RunArguments, batches_of, dates_asked_for, due_batches
+from src.server.interruption import Interruption
+from src.sql_loader import load_catalog, select
+from src.storage.store import LOOK_BACK_DAYS, MetricStore
 from src.wording import count
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
@@ -58,7 +61,9 @@ exit codes: 0 all committed, 1 a date failed, 2 nothing was tried, 3 another run
 class Run:
     """One call of the command. `today` is the date in METRICS_TIMEZONE."""
 
-    def __init__(self, call: Call, settings: Settings, interruption: Interruption, today: date | None = None) -> None:
+    def __init__(
+        self, call: RunArguments, settings: Settings, interruption: Interruption, today: date | None = None
+    ) -> None:
         self.call = call
         self.settings = settings
         self.reporter = Reporter(call.quiet or call.json, call.verbose)
@@ -233,7 +238,7 @@ class Run:
         except DatabaseError as error:
             log.warning("could not look for missing dates: %s", error)
             return
-        every = [file.name for file in self.catalog.in_mode(Mode.DATES) if not file.is_helper]
+        every = [file.name for file in self.catalog.in_mode(Mode.INCREMENTAL) if not file.is_helper]
         what = "not final though the day has ended"
         for line in repair_lines("missing", summary.missing, every) + repair_lines(what, summary.not_final, every):
             log.warning("%s", line)
@@ -246,8 +251,8 @@ def _refuse(problems: Iterable[Problem]) -> None:
         raise MetricFileError("\n".join(errors))
 
 
-def parse_arguments(argv: Sequence[str]) -> Call:
-    """Return the command line as a Call. Raises UsageError for one that makes no sense."""
+def parse_arguments(argv: Sequence[str]) -> RunArguments:
+    """Return the command line as a RunArguments. Raises UsageError for one that makes no sense."""
     parser = CommandParser("run_metrics.py", __doc__, EXAMPLES)
     parser.add_argument(
         "dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, with both ends"
@@ -285,12 +290,12 @@ def parse_arguments(argv: Sequence[str]) -> Call:
     parser.add_argument("--verbose", action="store_true", help="print each file with its time")
     parser.add_argument("--version", action="version", version=VERSION)
     words = vars(parser.parse_intermixed_args(argv))
-    call = Call(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
+    call = RunArguments(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
     _refuse_conflicts(parser, call)
     return call
 
 
-def _refuse_conflicts(parser: CommandParser, call: Call) -> None:
+def _refuse_conflicts(parser: CommandParser, call: RunArguments) -> None:
     kinds = [name for name in ("initial", "last", "verify") if getattr(call, name)]
     if len(kinds) > 1:
         parser.error(" and ".join(f"--{kind}" for kind in kinds) + " exclude each other")
@@ -312,7 +317,7 @@ def _refuse_conflicts(parser: CommandParser, call: Call) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
-    call, run, interruption = Call(), None, Interruption()
+    call, run, interruption = RunArguments(), None, Interruption()
     summary = RunSummary(call)
     console = configure_log(ROOT / "logs" / "metrics.log")
     interruption.listen()

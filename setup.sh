@@ -84,7 +84,7 @@ write_env() {
 }
 
 apply_schema() {
-    .venv/bin/python -m src.schema
+    .venv/bin/python -m src.storage.schema
 }
 
 demo() {

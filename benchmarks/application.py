@@ -17,7 +17,7 @@ from statistics import median
 from benchmarks.bench import LAST_DAY, Bench, connect, main, parser_of, size_of, start_of, with_game
 from demo.server import Server
 from src.dates import date_range
-from src.sql_loader import Mode
+from src.metric_file.file import Mode
 
 DATES = 31
 IDLE_SECONDS = 3.0
@@ -30,7 +30,7 @@ def measure(server: Server, args: argparse.Namespace) -> None:
     start = start_of(DATES)
     bench = with_game(server, size_of(args))
     bench.seed([start])
-    script = bench.script(Mode.DATES, [(day,) for day in date_range(start, LAST_DAY)])
+    script = bench.script(Mode.INCREMENTAL, [(day,) for day in date_range(start, LAST_DAY)])
     commands = {
         f"this tool runs {DATES} dates": bench.tool(str(start), str(LAST_DAY)),
         "the same as INSERT ... SELECT, READ COMMITTED": bench.client(script),

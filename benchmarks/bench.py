@@ -34,9 +34,10 @@ from demo import game
 from demo.server import Server, ServerError
 from src.dates import date_range
 from src.db_manager import DatabaseManager
-from src.sql_loader import Kind, Mode, load_catalog
-from src.sql_text import literal
-from src.step import Parameters, Step
+from src.metric_file.file import Kind, Mode
+from src.metric_file.step import Parameters, Step
+from src.metric_file.text import literal
+from src.sql_loader import load_catalog
 from tests.engines import INSTALLS, install
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,7 +157,7 @@ class Bench:
 
     def sides(self, start: date) -> dict[str, Command]:
         """Return the commands that compute every date from `start` to the last day, one transaction per date."""
-        script = self.script(Mode.DATES, [(day,) for day in date_range(start, LAST_DAY)])
+        script = self.script(Mode.INCREMENTAL, [(day,) for day in date_range(start, LAST_DAY)])
         usual = [sys.executable, str(ROOT / "benchmarks" / "usual_script.py"), str(self.plain)]
         return {
             CLIENT_SIDE: self.client(script),

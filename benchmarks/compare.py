@@ -28,7 +28,8 @@ from benchmarks.bench import (
     with_game,
 )
 from demo.server import Server
-from src.sql_loader import Mode, load_catalog
+from src.metric_file.file import Mode
+from src.sql_loader import load_catalog
 
 PARTS = ("dates", "bulk", "memory")
 ROUNDS_OF_ONE_DATE = 15  # it is short, and its start-up is the larger part
@@ -67,7 +68,7 @@ def print_dates(bench: Bench, counts: Sequence[int], rounds: int) -> list[Cost]:
     bench.print_agreement()
     few, many = counts[0], counts[-1]
     if few < many:
-        files = len(load_catalog(bench.project / "sql").in_mode(Mode.DATES))
+        files = len(load_catalog(bench.project / "sql").in_mode(Mode.INCREMENTAL))
         each = (tool[many].cpu - tool[few].cpu) / (many - few) / files * 1000
         print(f"\nThis tool's CPU for each execution of a file, start-up aside: {each:.2f} ms.")
     return by_date

@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from src.sql_checks import check_catalog
-from src.sql_loader import Catalog, MetricFile, Mode
-from src.sql_text import bind, literal, parse, read
+from src.metric_file.checks import check_catalog
+from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.text import bind, literal, read
+from src.sql_loader import Catalog
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 FRAGMENTS = r"""
@@ -79,7 +80,7 @@ def use(file: MetricFile) -> None:
         sent, text = bind(statement, values), "".join(token.text for token in statement.tokens)
         assert "%" in text or sent == text
     for check in script.checks:
-        bind(check, values)
+        bind(check.statement, values)
     assert len(script.fingerprint(values)) == 16
     assert file.is_helper or script.statements
     assert file.temporary_tables.isdisjoint({""})

@@ -26,7 +26,8 @@ from benchmarks.bench import (
     with_game,
 )
 from demo.server import Server
-from src.sql_loader import Mode, load_catalog
+from src.metric_file.file import Mode
+from src.sql_loader import load_catalog
 from tests.proxy import Proxy
 
 DATES = 31
@@ -109,7 +110,7 @@ def trips_of(bench: Bench, line: Line, command: Command) -> Trips:
 
 
 def print_trips(bench: Bench, found: dict[str, Trips]) -> None:
-    statements = sum(len(file.statements) for file in load_catalog(bench.project / "sql").in_mode(Mode.DATES))
+    statements = sum(len(file.statements) for file in load_catalog(bench.project / "sql").in_mode(Mode.INCREMENTAL))
     print(f"\n| round trips | per date | of these beyond the files' {statements} statements | before | after |")
     print("|---|---|---|---|---|")
     for side, trips in found.items():

@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
-from src.sql_checks import check_catalog
+from src.metric_file.checks import check_catalog
 from src.sql_loader import load_catalog
 
 ROOT = Path(__file__).resolve().parent.parent

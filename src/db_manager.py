@@ -1,10 +1,8 @@
-"""The only module that talks to MySQL: one connection and its session, one statement at a time, the lock."""
+"""The only module that talks to MySQL: one connection and its session, one statement at a time."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import secrets
 import socket
 import time
@@ -18,32 +16,21 @@ from pymysql.converters import conversions
 from pymysql.cursors import Cursor, SSCursor
 
 from config.database import GROUP_CONCAT_BYTES, Settings
-from src.errors import DatabaseError, Interrupted, LockedError, SettingsError, StatementError
-from src.interruption import Interruption
-from src.tls import NEEDS_CRYPTOGRAPHY, driver_arguments
+from src.errors import DatabaseError, Interrupted, SettingsError, StatementError
+from src.server.codes import LOST, NO_SAVEPOINT, OVER_THE_LIMIT, TRANSIENT, UNKNOWN_HOST, UNKNOWN_TIME_ZONE
+from src.server.interruption import Interruption
+from src.server.run_lock import RunLock
+from src.server.tls import NEEDS_CRYPTOGRAPHY, driver_arguments
 
 log = logging.getLogger("bi_metrics")
 
-# Errors after which the same work may succeed on a new connection: every way of losing the server; a lock wait, a
-# deadlock, a snapshot conflict, a node that is not ready, a server that is read-only for a while, too many connections.
-LOST = frozenset({0, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
-LOCK_GONE = -2  # our own code: the lock is no longer held by this connection
-TRANSIENT = LOST | {LOCK_GONE, 1020, 1040, 1047, 1180, 1205, 1213, 1290, 1836}
-NO_SAVEPOINT = 1305
-NO_SUCH_FUNCTION = frozenset({1128, 1305, 1370})  # 1370: an account without EXECUTE is not told more
-OVER_THE_LIMIT = frozenset({1969, 3024})
-QUERY_KILLED = 1317
-UNKNOWN_TIME_ZONE = 1298
-UNKNOWN_HOST = 2005
 OLDEST_DRIVER = (1, 2)
-LOCK_SLICE_SECONDS = 10  # of a longer wait, so that no socket timeout cuts it
 GRACE_SECONDS = 15  # a server that does not even report its own limit is given up after this
 CONNECT_TIMEOUT_SECONDS = 10
 # The second set would switch ANSI_QUOTES on again.
 _SQL_MODES_DROPPED = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"} | {
     "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}  # fmt: skip
 _CONVERSIONS: dict[Any, Any] = {**conversions, FIELD_TYPE.BIT: lambda value: int.from_bytes(value, "big")}
-_TAG = re.compile(r"/\* bi_metrics (.*?) \*/")
 _CURES = {
     1045: "check DB_USER and DB_PASSWORD",
     1049: "check DB_NAME",
@@ -61,18 +48,17 @@ Row = tuple[Any, ...]
 
 
 class DatabaseManager:
-    """A connection that knows how to come back: connect() again after a loss, then lock()."""
+    """A connection that knows how to come back: connect() again after a loss, then run_lock.take()."""
 
     def __init__(self, settings: Settings, interruption: Interruption | None = None) -> None:
         self._settings = settings
         self.name = settings.db_name
         self.interruption = interruption or Interruption()
         self._connection: pymysql.Connection[Any] | None = None
-        self._lock_name = ""
-        self._has_lock = False
+        self.server_name = ""  # the database's name as the server compares it
+        self.run_lock = RunLock(self)
         self.left_behind = ""
         self.warnings = 0  # of the last execute() or select()
-        self._locker = 0  # our session that asked for the lock last: it may be lost, and still hold it
         self._largest = 1_000_000  # bytes of a statement
         self._limit = 0.0  # seconds a statement may take; 0: no limit
         self.connection_id = 0
@@ -191,70 +177,6 @@ class DatabaseManager:
             log.debug("rollback on a broken connection: %s", error)
             self.close()
 
-    # --- one run at a time --------------------------------------------------------------------------------------------
-
-    @property
-    def holds_lock(self) -> str:
-        """An SQL expression that is 1 while this connection holds the lock, or while the server has no locks."""
-        return f"IS_USED_LOCK('{self._lock_name}') = CONNECTION_ID()" if self._has_lock else "1"
-
-    def lock(self, wait_seconds: float = 0) -> None:
-        """Take the lock of this database, waiting at most `wait_seconds`. Raises LockedError where another run has it.
-
-        The server frees it when the connection ends, however it ends. A server without GET_LOCK is warned of.
-        """
-        deadline = time.monotonic() + wait_seconds
-        if self._locker and self._kill_if_ours():
-            deadline = max(deadline, time.monotonic() + 60)  # its rollback may take a while
-        self._locker = self.connection_id
-        while not self._get_lock(max(0.0, min(LOCK_SLICE_SECONDS, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                holder = self._holder()
-                self.close()  # without the lock nothing may run on this connection
-                raise LockedError(holder)
-
-    def _get_lock(self, seconds: float) -> bool:
-        try:
-            self._has_lock = bool(self.query(f"SELECT GET_LOCK('{self._lock_name}', {seconds:.1f})")[0][0])
-        except DatabaseError as error:
-            if error.code in OVER_THE_LIMIT | {QUERY_KILLED}:  # a limit of the server's ended the wait, not the lock
-                return False
-            if error.code not in NO_SUCH_FUNCTION:
-                raise
-            log.warning("this server has no GET_LOCK (%s); make sure that no two runs overlap", error)
-            return True
-        return self._has_lock
-
-    def _kill_if_ours(self) -> bool:
-        """Kill our lost session where it still holds the lock, and tell whether it does.
-
-        Only there: behind a proxy its id may be a stranger's, or this very session's.
-        """
-        ours = False
-        try:
-            ours = self.query(f"SELECT IS_USED_LOCK('{self._lock_name}')")[0][0] == self._locker != self.connection_id
-            if ours:
-                self.execute(f"KILL {self._locker}")
-                log.info("killed our lost session %s, which was still running", self._locker)
-        except DatabaseError as error:  # it has ended by itself meanwhile, or there are no locks
-            if error.code in TRANSIENT:
-                raise
-        return ours
-
-    def _holder(self) -> str:
-        holder = self.query(f"SELECT IS_USED_LOCK('{self._lock_name}')")[0][0]
-        if holder is None:
-            return "another run held the lock until just now; start again"
-        seen = next((row for row in self.query("SHOW FULL PROCESSLIST") if row[0] == holder), None)
-        host = f" from {seen[2] or 'this host'}" if seen else ""
-        tag = _TAG.search(str(seen[7])) if seen else None
-        work = f", running {tag[1]}" if tag else ""
-        return (
-            f"another run is in progress on database {self.name}: connection {holder}{host}{work}. Wait for it with "
-            "--wait SECONDS; if its process is gone, the server frees the lock when the statement ends, "
-            f"or at once with: KILL {holder}"
-        )
-
     # --- connection and session ---------------------------------------------------------------------------------------
 
     def connect(self) -> None:
@@ -326,7 +248,6 @@ class DatabaseManager:
     def close(self) -> None:
         """Close the connection. Never raises: nothing is committed by closing."""
         connection, self._connection = self._connection, None
-        self._has_lock = False
         if connection is not None:
             with suppress(pymysql.err.Error):
                 connection.close()
@@ -338,14 +259,14 @@ class DatabaseManager:
 
     def kill_lost_session(self) -> None:
         """Stop what a session that we left is still doing in the server. Never raises: the server ends it in time."""
-        if self.is_lost() and self._locker:
+        if self.is_lost() and self.run_lock.was_asked_for():
             with suppress(DatabaseError, SettingsError):
                 self.connect()
-                self._kill_if_ours()
+                self.run_lock.kill_lost_session()
             self.close()
 
     def limit_statements(self) -> None:
-        """Put METRIC_TIMEOUT_SECONDS into force; call it after lock(), which may wait longer.
+        """Put METRIC_TIMEOUT_SECONDS into force; call it after taking the lock, which may wait longer.
 
         MariaDB limits statements itself. MySQL limits SELECT alone, so there the driver gives up and the session is
         killed. Without the setting nothing is limited.
@@ -362,14 +283,11 @@ class DatabaseManager:
     def _prepare_session(self) -> None:
         """Give every session the same rules, whatever the server's defaults are (docs/operations.md)."""
         self.execute("ROLLBACK")  # a pool may hand out somebody's open transaction, which ours would commit
-        version, self.connection_id, self._largest, sql_mode, collation, database = self.query(
+        version, self.connection_id, self._largest, sql_mode, collation, self.server_name = self.query(
             "SELECT VERSION(), CONNECTION_ID(), @@max_allowed_packet, @@sql_mode, @@collation_database, "
             "IF(@@lower_case_table_names = 0, DATABASE(), LOWER(DATABASE()))"
         )[0]
         self.is_mariadb = "mariadb" in version.lower()
-        # Names of locks are server-wide and 64 characters at most: a readable start, then a hash that tells them apart.
-        readable = re.sub(r"[^A-Za-z0-9_]", "_", database)[:30]
-        self._lock_name = f"bi_metrics:{readable}:{hashlib.sha256(database.encode()).hexdigest()[:16]}"
         try:
             # REPEATABLE READ would make the game's own writes wait for an INSERT ... SELECT.
             self.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")

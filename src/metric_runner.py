@@ -14,16 +14,19 @@ from random import uniform
 from shlex import quote
 from typing import TypeVar
 
-from src.changes import Change, StoredRow, compare, differences
 from src.dates import ONE_DAY, span
-from src.db_manager import LOCK_GONE, TRANSIENT, DatabaseManager, Row
+from src.db_manager import DatabaseManager, Row
 from src.errors import DatabaseError, DateError, LockedError, StatementError
-from src.finality import outdated
-from src.query_metric import QueryError, as_sql, values_of
-from src.sql_loader import Catalog, Kind, MetricFile, Mode
-from src.sql_text import HeaderLine, Statement
-from src.step import Parameters, Step
-from src.store import BLANK, MetricStore, Place, Record, State
+from src.metric_file.file import Kind, MetricFile, Mode
+from src.metric_file.header import HeaderLine
+from src.metric_file.step import Parameters, Step
+from src.metric_file.text import Statement
+from src.running.finality import outdated
+from src.running.select_rows import QueryError, as_sql, values_of
+from src.server.codes import LOCK_GONE, TRANSIENT
+from src.sql_loader import Catalog
+from src.storage.changes import Change, StoredRow, compare, differences
+from src.storage.store import BLANK, Cell, MetricStore, Record, State
 from src.wording import count
 
 log = logging.getLogger("bi_metrics")
@@ -86,7 +89,7 @@ class Verdict:
 
     compared: int  # rows
     different: tuple[Change, ...]  # detail: at once -> date by date
-    moved: tuple[Place, ...]  # rows whose source changed meanwhile: nothing can be said of them
+    moved: tuple[Cell, ...]  # rows whose source changed meanwhile: nothing can be said of them
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class MetricRunner:
         self._parameters = parameters
         self._options = options
         self._last_filled: date | None = None
-        self._unmarked: set[Place] = set()  # rows that were final when this run began
+        self._unmarked: set[Cell] = set()  # rows that were final when this run began
 
     def open(self, prepare: Callable[[], object]) -> None:
         """Connect, take the lock and do `prepare`, tried as often as a batch. Raises DatabaseError, LockedError."""
@@ -153,7 +156,7 @@ class MetricRunner:
             with self._db.transaction(keep=False):
                 first = self._rows_of(at_once)
                 for day in dates:
-                    batch = Batch(Mode.DATES, (day,), tuple(by_date))
+                    batch = Batch(Mode.INCREMENTAL, (day,), tuple(by_date))
                     self._fill(batch, False, final_before=names if day > dates[0] else frozenset())
                 second = {(name, day): row for name, day, row in self._store.rows(names, dates)}
                 found = {place: text for place, row in first.items() if (text := differences(row, second[place]))}
@@ -168,7 +171,7 @@ class MetricRunner:
 
         return self.with_retries(both_ways, "the comparison")
 
-    def _rows_of(self, batch: Batch) -> dict[Place, StoredRow]:
+    def _rows_of(self, batch: Batch) -> dict[Cell, StoredRow]:
         self._fill(batch, False)
         return {(name, day): row for name, day, row in self._store.rows(batch.names, batch.dates)}
 
@@ -193,7 +196,7 @@ class MetricRunner:
     def _connect_if_lost(self) -> None:
         if self._db.is_lost():
             self._db.connect()
-            self._db.lock(self._options.wait)
+            self._db.run_lock.take(self._options.wait)
             self._db.limit_statements()
 
     # --- one transaction ----------------------------------------------------------------------------------------------
@@ -246,7 +249,7 @@ class MetricRunner:
         """
         for file in batch.files:
             initial = self._catalog.initial_files.get(file.name)
-            if batch.mode is Mode.DATES and initial and not file.is_helper and file.name not in final_before:
+            if batch.mode is Mode.INCREMENTAL and initial and not file.is_helper and file.name not in final_before:
                 log.info("%s %s: no final row on the day before, so %s runs", batch.label, file.name, initial.path)
                 file = initial
             if file.is_set_based:
@@ -261,7 +264,7 @@ class MetricRunner:
         """
         day_before = batch.dates[0] - ONE_DAY
         names = [name for name in batch.names if name in final_before and name in self._catalog.reads[name]]
-        if batch.mode is not Mode.DATES or not names or day_before == self._last_filled:
+        if batch.mode is not Mode.INCREMENTAL or not names or day_before == self._last_filled:
             return set()
         wrote = self._store.fingerprints([(name, day_before) for name in names])
         other = {name for name in names if name in wrote and wrote[name] not in self._catalog.fingerprints(name)}
@@ -364,7 +367,7 @@ class MetricRunner:
 
     def _verify(self, batch: Batch, before: State, results: Sequence[StepResult]) -> list[Change]:
         """Read every row back. Raises DateError for one that is absent or was not computed."""
-        changes: dict[Place, Change] = {}
+        changes: dict[Cell, Change] = {}
         stamped = True
         for name, day, row in self._store.rows(batch.names, batch.dates):
             if BLANK not in row.value_list:

@@ -32,10 +32,10 @@ from hypothesis import strategies as st
 import run_metrics
 from config.database import Settings, load_settings
 from src.db_manager import DatabaseManager
+from src.display.repairs import repair_lines
 from src.errors import MetricsError, StatementError
-from src.interruption import Interruption
-from src.plan import Call
-from src.reporting import repair_lines
+from src.running.plan import RunArguments
+from src.server.interruption import Interruption
 from tests.conftest import Database
 
 START = date(2025, 3, 10)  # the day on which each history begins
@@ -51,7 +51,7 @@ CREATE VIEW metric_rows AS SELECT metrics, metric_date, value_list FROM bi_metri
 """
 EMPTY = "DELETE FROM events; DELETE FROM fails; DELETE FROM bi_metrics; DELETE FROM bi_metric_runs"
 
-Place: TypeAlias = "tuple[str, date]"
+Cell: TypeAlias = "tuple[str, date]"
 Content: TypeAlias = "int | str | None"  # a row's number; a text where a row holds none; None where there is no row
 
 
@@ -67,7 +67,7 @@ class Formula:
     own: bool = False  # and the metric's own row of the day before
     modulus: int = 0  # of the sum over rows; small ones make rows that stay the same though what they read changed
 
-    def places(self, name: str, day: date) -> list[Place]:
+    def places(self, name: str, day: date) -> list[Cell]:
         """Return the rows that it reads; ALL reaches back to a month before the first history."""
         found = [(name, day - ONE_DAY)] if self.own else []
         if self.rows:
@@ -413,7 +413,7 @@ class Seen:
     """What a file read when it wrote a row."""
 
     formula: Formula
-    rows: dict[Place, Content]
+    rows: dict[Cell, Content]
     source: dict[date, int]
     moment: int  # seconds since the epoch
 
@@ -449,8 +449,8 @@ class World:
         self.metrics = {metric.name: metric for metric in metrics}
         self.there: set[str] = set()
         self.removed: set[str] = set()
-        self.broken: set[Place] = set()
-        self.journal: dict[Place, Seen] = {}
+        self.broken: set[Cell] = set()
+        self.journal: dict[Cell, Seen] = {}
         self.late: set[date] = set()
         self.story = [*map(str, metrics)]
         self.lost: Lost | None = None
@@ -530,17 +530,17 @@ class World:
         if days > 1:
             self.tell(f"{days - 1} night{'s' if days > 2 else ''} without a run")
         self.pass_days(days)
-        return self.run(Call(metric=only), lost)
+        return self.run(RunArguments(metric=only), lost)
 
     def dates(self, first: date, last: date | None = None, *only: str, keep_going: bool = False) -> int:
         """Run named dates."""
-        return self.run(Call(dates=_words(first, last), metric=only, keep_going=keep_going))
+        return self.run(RunArguments(dates=_words(first, last), metric=only, keep_going=keep_going))
 
     def initial(self, first: date, last: date, *only: str) -> int:
         """Load a range."""
-        return self.run(Call(dates=(str(first), str(last)), initial=True, metric=only))
+        return self.run(RunArguments(dates=(str(first), str(last)), initial=True, metric=only))
 
-    def run(self, call: Call, lost: Lost | None = None) -> int:
+    def run(self, call: RunArguments, lost: Lost | None = None) -> int:
         """Run the command to its end and return its exit code; a failure without a reason is Untrue."""
         self.lost, self._minutes, self.runs = lost, self._minutes + 1, self.runs + 1
         retries = call.retries if lost is None or lost.is_retried else 0
@@ -592,7 +592,7 @@ class World:
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
-    def table(self) -> dict[Place, Row]:
+    def table(self) -> dict[Cell, Row]:
         """Return every row of bi_metrics, seen by a second connection."""
         query = "SELECT metrics, metric_date, value_list, UNIX_TIMESTAMP(updated_at) FROM bi_metrics"
         return {
@@ -603,7 +603,7 @@ class World:
     def source(self) -> dict[date, int]:
         return {day: int(amount) for day, amount in self.database.rows(SOURCE_BY_DAY)}
 
-    def due(self) -> list[Place]:
+    def due(self) -> list[Cell]:
         """Return the rows of metrics with a file that are missing or not final though their date has ended."""
         rows, found = self.table(), []
         for name in sorted(self.there):
@@ -621,7 +621,7 @@ class World:
 
     # --- the promises -------------------------------------------------------------------------------------------------
 
-    def committed(self, written: dict[Place, Seen]) -> None:
+    def committed(self, written: dict[Cell, Seen]) -> None:
         """Note what a transaction has written, and look at every row."""
         self.journal.update(written)
         self.commits += 1
@@ -735,7 +735,7 @@ class World:
             last = self._back(event.back)
             words = _words(last - timedelta(days=event.length - 1), last)
             keep_going = isinstance(event, Dates) and event.keep_going
-            call = Call(dates=words, initial=isinstance(event, Initial), metric=self._names(event.only),
+            call = RunArguments(dates=words, initial=isinstance(event, Initial), metric=self._names(event.only),
                         keep_going=keep_going)  # fmt: skip
             if self.there:
                 self.run(call, event.lost)
@@ -781,7 +781,7 @@ class _Watched(DatabaseManager):
         super().__init__(settings, interruption)
         self._world = world
         self._commits = 0
-        self._written: dict[Place, Seen] = {}
+        self._written: dict[Cell, Seen] = {}
 
     def connect(self) -> None:
         super().connect()
@@ -806,7 +806,7 @@ class _Watched(DatabaseManager):
         name = tag[1].rpartition("_")[2].removesuffix(".sql")
         first = date.fromisoformat(tag[2])
         last = date.fromisoformat(tag[3]) if tag[3] else first
-        rows: dict[Place, Content] = {}
+        rows: dict[Cell, Content] = {}
         if formula.rows or formula.own:
             found = self.query("SELECT metrics, metric_date, value_list FROM bi_metrics")
             rows = {(metric, day): content_of(text) for metric, day, text in found}
@@ -852,7 +852,7 @@ def _words(first: date, last: date | None) -> tuple[str, ...]:
     return (str(first),) if last in (None, first) else (str(first), str(last))
 
 
-def _command(call: Call) -> str:
+def _command(call: RunArguments) -> str:
     words = ["run_metrics.py", *call.dates, *(["--initial"] if call.initial else [])]
     words += ["--keep-going"] if call.keep_going else []
     return " ".join([*words, *(f"--metric {name}" for name in call.metric)])

@@ -39,7 +39,7 @@ def make_page(server: Server, page: Path) -> None:
         "METRICS_DIR": str(ROOT / "sql"), "METRICS_HISTORY_START": str(today - timedelta(days=120)),
         "METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRICS_ON_END": "",
     }  # fmt: skip
-    for words in (["-m", "src.schema"], *COMMANDS, ["list_metrics.py", "--html", str(page)]):
+    for words in (["-m", "src.storage.schema"], *COMMANDS, ["list_metrics.py", "--html", str(page)]):
         subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, **settings}, check=True)
 
 

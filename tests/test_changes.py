@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from src.changes import StoredRow, compare, differences
+from src.storage.changes import StoredRow, compare, differences
 
 DAY = date(2025, 1, 15)
 

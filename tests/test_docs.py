@@ -23,9 +23,9 @@ import list_metrics
 import run_metrics
 from config.database import load_settings
 from demo import game
-from src.command import VERSION
-from src.on_end import run_on_end
-from src.sql_checks import RULES
+from src.cli import VERSION
+from src.display.on_end import run_on_end
+from src.metric_file.checks import RULES
 from tests.conftest import ROOT, Project, run_script
 
 README = ROOT / "README.md"
@@ -358,7 +358,7 @@ def test_every_rule_is_in_the_docs_with_its_severity_its_reason_and_its_repair()
 
 
 def test_every_message_in_the_troubleshooting_is_one_that_the_program_says() -> None:
-    files = [*ROOT.glob("*_metrics.py"), *(ROOT / "src").glob("*.py"), *(ROOT / "config").glob("*.py")]
+    files = [*ROOT.glob("*_metrics.py"), *(ROOT / "src").rglob("*.py"), *(ROOT / "config").glob("*.py")]
     source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(file.read_text() for file in files))
     text = TEXTS[ROOT / "docs" / "operations.md"].split("\n## Troubleshooting\n")[1].split("\n## ")[0]
     # Of "cannot connect to ...: (1045) Access denied" the server says the last part, and values stand for others.
@@ -370,7 +370,7 @@ def test_every_message_in_the_troubleshooting_is_one_that_the_program_says() -> 
 
 def test_every_name_that_the_design_mentions_exists() -> None:
     text = TEXTS[ROOT / "docs" / "design.md"]
-    files = [*ROOT.glob("*_metrics.py"), *(ROOT / "src").glob("*.py"), *(ROOT / "config").glob("*.py")]
+    files = [*ROOT.glob("*_metrics.py"), *(ROOT / "src").rglob("*.py"), *(ROOT / "config").glob("*.py")]
     source = "\n".join(file.read_text() for file in files)
     functions = set(re.findall(r"`(?:\w+\.)?(\w+)\(\)`", text))
     assert len(functions) > 20

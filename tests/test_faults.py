@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from demo.server import Server
-from src.sql_checks import check_catalog
-from src.sql_loader import Catalog, MetricFile
-from src.sql_text import parse
+from src.metric_file.checks import check_catalog
+from src.metric_file.file import MetricFile, parse
+from src.sql_loader import Catalog
 from tests.conftest import FAST, ROOT, Database, Project, connect, metric_sql, run_script
 from tests.engines import install
 from tests.proxy import Cut, Proxy
@@ -29,8 +29,8 @@ TODAY = date.today()
 DAYS = [str(TODAY - timedelta(days=n)) for n in range(15)]  # DAYS[1] is yesterday
 DAY, BEFORE = DAYS[1], DAYS[2]
 NO_RULES = """
-import src.sql_checks
-src.sql_checks.check_catalog = lambda *anything: []
+import src.metric_file.checks
+src.metric_file.checks.check_catalog = lambda *anything: []
 import run_metrics
 raise SystemExit(run_metrics.main())
 """

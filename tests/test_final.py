@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from demo.server import Server
-from src.plan import Call
+from src.running.plan import RunArguments
 from tests.conftest import ROOT, Database, connect, run_script
 from tests.histories import (
     START,
@@ -101,7 +101,7 @@ def test_a_missing_date_that_is_filled_makes_the_next_cumulative_row_due(world: 
     assert world.due() == [("m0", march(12))]
     world.dates(march(12))
     assert world.due() == [("m0", march(13))]
-    world.run(Call())
+    world.run(RunArguments())
     assert world.due() == []
     assert world.numbers("m0") == [1, 3, 4 + 3 + 16, 8 + 4 + 3 + 16]
     world.mend()
@@ -223,7 +223,7 @@ def test_what_runs_before_what_it_reads_is_due_after_a_second_initial_load(world
     world.begin([early("m0", "m1", 1), snapshot("m1")])
     world.pass_days(3)
     world.initial(march(10), march(12))
-    world.run(Call())
+    world.run(RunArguments())
     world.initial(march(10), march(12))  # m1 stays the same, but m0 has seen its rows while they were blank
     assert world.due() == [("m0", march(11)), ("m0", march(12))]
     world.mend()

@@ -124,7 +124,7 @@ class Interrupts:
         project = self.work.project
         other = DatabaseManager(load_settings(project.folder, project.environment()))
         other.connect()
-        other.lock()
+        other.run_lock.take()
         try:
             run = self.start("--wait", "60")
             wait_until(lambda: any("GET_LOCK" in text for _, text in sessions(self.work.database)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from list_metrics import parse_arguments
-from src.reporting import table
+from src.display.log import table
 from tests.conftest import Project, connect, metric_sql, refusal, run_script
 
 DAY = "2025-01-15"

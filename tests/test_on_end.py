@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from config.database import load_settings
-from src.on_end import run_on_end
+from src.display.on_end import run_on_end
 from tests.conftest import ROOT
 
 OUTCOME = {

@@ -17,8 +17,8 @@ import pymysql
 import pytest
 
 from config.database import load_settings
-from src import reporting
 from src.db_manager import DatabaseManager
+from src.display import log as log_file
 from tests.conftest import Project, metric_sql
 from tests.workload import at_work, slow, wait_until
 
@@ -562,7 +562,7 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(nightly: Project
 def locked(project: Project) -> Iterator[None]:
     manager = DatabaseManager(load_settings(project.folder, project.environment()))
     manager.connect()
-    manager.lock()
+    manager.run_lock.take()
     yield
     manager.close()
 
@@ -631,11 +631,11 @@ def test_a_dry_run_tells_no_command_of_its_end_and_a_failing_command_is_a_warnin
 
 
 def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporting, "LOG_BYTES", 3_000)
-    reporting.configure_log(tmp_path / "logs" / "metrics.log")
+    monkeypatch.setattr(log_file, "LOG_BYTES", 3_000)
+    log_file.configure_log(tmp_path / "logs" / "metrics.log")
     for number in range(1_000):
-        reporting.log.info("line %d", number)
-    reporting.log.handlers.clear()
+        log_file.log.info("line %d", number)
+    log_file.log.handlers.clear()
     logs = sorted((tmp_path / "logs").iterdir())
     assert [path.name for path in logs] == ["metrics.log", *(f"metrics.log.{n}" for n in range(1, 6))]
     assert all(path.stat().st_size <= 3_000 and path.stat().st_mode & 0o777 <= 0o640 for path in logs)

@@ -19,11 +19,10 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from src.page import Cell, MetricPage, Page, render, write
-from src.sql_loader import MetricFile
-from src.sql_text import parse
-from src.status import MetricState
-from src.store import Edit, Status
+from src.display.page import MetricPage, Page, RowOfPage, render, write
+from src.display.status import MetricState
+from src.metric_file.file import MetricFile, parse
+from src.storage.store import Edit, Status
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +46,7 @@ def metric(name: str, data_type: str, values: Mapping[int, str], error: str | No
         Status(TODAY, TODAY, TODAY, len(values), None, "2026-11-24 02:10:07", 84, status, error), **known,
     )  # fmt: skip
     rows = {
-        day(back): Cell(value, back > 0 and day(back) not in state.not_final) for back, value in values.items()
+        day(back): RowOfPage(value, back > 0 and day(back) not in state.not_final) for back, value in values.items()
     }  # fmt: skip
     sql = {f"sql/{name}.sql": "SELECT 1\nFROM plays"}
     return replace(MetricPage(state, f"What {name} counts", data_type, sql, (), rows, []), **more)

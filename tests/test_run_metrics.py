@@ -24,9 +24,10 @@ from config.database import load_settings
 from run_metrics import parse_arguments
 from src.db_manager import DatabaseManager
 from src.errors import StatementError
-from src.sql_checks import check_catalog
-from src.sql_loader import Catalog, MetricFile, split_name
-from src.sql_text import bind, literal, parse
+from src.metric_file.checks import check_catalog
+from src.metric_file.file import MetricFile, parse
+from src.metric_file.text import bind, literal
+from src.sql_loader import Catalog, split_name
 from tests.conftest import Database, Project, metric_sql, refusal
 
 DAY = "2025-01-15"

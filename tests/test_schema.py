@@ -71,8 +71,8 @@ def test_a_metric_and_its_dates_reach_the_unique_key_through_a_view(filled: Data
 def apply(project: Project, **env: str) -> subprocess.CompletedProcess[str]:
     """Apply the schema as ./setup.sh --schema does."""
     return subprocess.run(
-        [sys.executable, "-m", "src.schema"], cwd=ROOT, env=project.environment({"DB_HOST": "", **env}), text=True,
-        capture_output=True, check=False,
+        [sys.executable, "-m", "src.storage.schema"], cwd=ROOT, env=project.environment({"DB_HOST": "", **env}),
+        text=True, capture_output=True, check=False,
     )  # fmt: skip
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from config.database import load_settings
 from src.db_manager import DatabaseManager
-from src.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.step import Parameters, Step
 from src.sql_loader import load_catalog
-from src.step import Parameters, Step
 from tests.conftest import Project, metric_sql
 
 ROWS = 1 << 18

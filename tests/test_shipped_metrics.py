@@ -17,8 +17,9 @@ import pytest
 from config.database import load_settings
 from demo import game
 from run_metrics import Run, parse_arguments
-from src.interruption import Interruption
-from src.sql_loader import Mode, load_catalog
+from src.metric_file.file import Mode
+from src.server.interruption import Interruption
+from src.sql_loader import load_catalog
 from tests.brute_force import expected, read_game
 from tests.conftest import ROOT, Database, Project, run_script
 
@@ -343,7 +344,7 @@ def test_the_files_that_ship_pass_every_rule_and_say_the_same_in_both_modes(ship
     for mode in Mode:
         assert tuple(file.name for file in catalog.in_mode(mode)) == METRICS
     assert len(catalog.initial_files) == CHAINED
-    for file in catalog.in_mode(Mode.DATES):
+    for file in catalog.in_mode(Mode.INCREMENTAL):
         initial = catalog.initial_files.get(file.name, file)
         assert [check.value for check in initial.script.checks] == [check.value for check in file.script.checks] != []
         assert (initial.description, initial.data_type) == (file.description, file.data_type)

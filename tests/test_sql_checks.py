@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from config.database import DATE_PARAMETERS
-from src.sql_checks import RULES, Problem, _Rules, check_catalog, placement_problems
+from src.metric_file.checks import RULES, Problem, _Rules, check_catalog, placement_problems
+from src.metric_file.step import Parameters
 from src.sql_loader import load_catalog
-from src.step import Parameters
 
 HEADER = "-- Metric: x\n-- Description: what it means\n-- Data Type: card\n"
 UPSERT = (

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import MetricFileError, UsageError
-from src.sql_loader import Catalog, Kind, MetricFile, Mode, load_catalog, select, split_name
+from src.metric_file.file import Kind, MetricFile, Mode
+from src.sql_loader import Catalog, load_catalog, select, split_name
 
 INSERT = "INSERT INTO bi_metrics SELECT 1"
 QUERY = "SELECT 1 AS n"
@@ -25,7 +26,7 @@ def catalog(folder: Path, files: dict[str, str] | list[str]) -> Catalog:
     return load_catalog(folder / "sql")
 
 
-def paths(loaded: Catalog, mode: Mode = Mode.DATES) -> list[str]:
+def paths(loaded: Catalog, mode: Mode = Mode.INCREMENTAL) -> list[str]:
     return [file.path for file in loaded.in_mode(mode)]
 
 
@@ -119,7 +120,7 @@ def test_a_hostile_file_name_is_a_metric_name_like_any_other(name: str, tmp_path
     loaded = catalog(tmp_path, {f"incremental/01_{name}": QUERY})
     (file,) = loaded.files
     assert (file.name, file.path, file.prefix) == (name[:-4], f"sql/incremental/01_{name}", 1)
-    assert select(loaded, Mode.DATES, []) == (file,)
+    assert select(loaded, Mode.INCREMENTAL, []) == (file,)
 
 
 def test_initial_files_are_those_of_metrics_with_both_and_never_helpers(tmp_path: Path) -> None:
@@ -260,16 +261,17 @@ def test_readers_are_found_through_others(tmp_path: Path) -> None:
 
 def test_files_are_selected_by_shell_patterns_in_run_order(tmp_path: Path) -> None:
     loaded = catalog(tmp_path, ["2_users.sql", "1_plays.sql", "users_new.sql", "initial/users_old.sql"])
-    assert [file.name for file in select(loaded, Mode.DATES, [])] == ["plays", "users", "users_new"]
-    assert [file.name for file in select(loaded, Mode.DATES, ["users*", "plays"])] == ["plays", "users", "users_new"]
+    assert [file.name for file in select(loaded, Mode.INCREMENTAL, [])] == ["plays", "users", "users_new"]
+    chosen = select(loaded, Mode.INCREMENTAL, ["users*", "plays"])
+    assert [file.name for file in chosen] == ["plays", "users", "users_new"]
     assert [file.name for file in select(loaded, Mode.INITIAL, ["*_old"])] == ["users_old"]
 
 
 @pytest.mark.parametrize(
     ("mode", "pattern", "message"),
     [
-        (Mode.DATES, "usres", "no metric for single dates matches 'usres'; did you mean users"),
-        (Mode.DATES, "users_old", "no metric for single dates matches 'users_old'"),
+        (Mode.INCREMENTAL, "usres", "no metric for single dates matches 'usres'; did you mean users"),
+        (Mode.INCREMENTAL, "users_old", "no metric for single dates matches 'users_old'"),
         (Mode.INITIAL, "zzz", r"no metric for --initial matches 'zzz' \(list_metrics.py shows all\)"),
     ],
 )

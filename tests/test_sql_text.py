@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import MetricsError
-from src.sql_text import HeaderLine, Statement, Token, bind, literal, outermost, parse, place, read, unquoted
+from src.metric_file.file import parse
+from src.metric_file.header import HeaderLine
+from src.metric_file.text import Statement, Token, bind, literal, outermost, place, read, unquoted
 
 # Pieces that mean something to the reader, so that random texts reach its corners.
 FRAGMENTS = r"""
@@ -231,7 +233,7 @@ def test_binding_takes_percents_from_left_to_right() -> None:
 
 
 def test_a_check_is_bound_like_a_statement() -> None:
-    assert bind(HeaderLine("check", "SELECT %(d)s, '5%%' ; ", 1, 1), {"d": "'x'"}) == "SELECT 'x', '5%'"
+    assert bind(HeaderLine("check", "SELECT %(d)s, '5%%' ; ", 1, 1).statement, {"d": "'x'"}) == "SELECT 'x', '5%'"
 
 
 def test_a_name_without_a_value_is_named() -> None:

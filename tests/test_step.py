@@ -8,9 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from src.sql_loader import MetricFile, Mode
-from src.sql_text import parse
-from src.step import Parameters, Step
+from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.step import Parameters, Step
 
 DAYS = (date(2025, 1, 30), date(2025, 1, 31), date(2025, 2, 1))
 TEXT = """\

@@ -15,8 +15,9 @@ import pytest
 
 from config.database import load_settings
 from demo.server import Server
-from src.db_manager import TRANSIENT, DatabaseManager
+from src.db_manager import DatabaseManager
 from src.errors import DatabaseError
+from src.server.codes import TRANSIENT
 from tests.conftest import FAST, ROOT, Project, connect, metric_sql, run_script
 from tests.engines import install
 from tests.proxy import BYTES, CLIENT_SSL, FakeServer, greeting, packet

@@ -1,4 +1,4 @@
-"""Reads MySQL text: tokens, statements, the header, parameters. What the SQL means is for the server to say."""
+"""Reads MySQL text: tokens, statements, parameters. What the SQL means is for the server to say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from hashlib import sha256
 from typing import NamedTuple
 
 from src.errors import MetricsError
@@ -34,9 +33,8 @@ _TOKEN = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_SPACE = frozenset({"blank", "comment"})
+SPACE = frozenset({"blank", "comment"})
 _DOUBLED = frozenset({"percent", "string", "name"})  # where %% stands for %
-_HEADER_LINE = re.compile(r"(?i)--[ \t]+(Metric|Description|Data Type|Empty|Check|Reads|Allow)[ \t]*:[ \t\r]*")
 _BEFORE_TABLE = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "IF", "NOT", "EXISTS"}
 _ESCAPES = str.maketrans({"\0": r"\0", "\n": r"\n", "\r": r"\r", "\x1a": r"\Z", "\\": r"\\", "'": r"\'", '"': r"\""})
 _UNESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": r"\%", "_": r"\_"}
@@ -71,7 +69,7 @@ class Statement:
         for token in self.tokens:
             if token.kind in ("open", "close"):
                 in_hint = token.text == "/*+"
-            elif not in_hint and token.kind not in _SPACE:
+            elif not in_hint and token.kind not in SPACE:
                 code.append(token)
         return tuple(code)
 
@@ -139,57 +137,6 @@ class Statement:
         return "".join(parts)
 
 
-@dataclass(frozen=True)
-class HeaderLine:
-    """A line such as `-- Check: SELECT ...` at the top of a file; `key` is lower case, the place is the value's."""
-
-    key: str
-    value: str
-    line: int
-    column: int
-
-    @cached_property
-    def statement(self) -> Statement:
-        """The value as a statement, which a check is."""
-        return Statement(tuple(read(self.value.rstrip("; \t"))), 1, self.line, self.column)
-
-
-@dataclass(frozen=True)
-class Script:
-    """The text of one file, read."""
-
-    text: str
-    tokens: tuple[Token, ...]
-    statements: tuple[Statement, ...]
-    header: tuple[HeaderLine, ...]
-
-    def header_value(self, key: str) -> str:
-        """Return the value of the first header line with this key (lower case); empty where there is none."""
-        return next((line.value for line in self.header if line.key == key), "")
-
-    def header_list(self, key: str) -> frozenset[str]:
-        """Return the comma-separated words of all header lines with this key."""
-        words = (word.strip() for line in self.header if line.key == key for word in line.value.split(","))
-        return frozenset(filter(None, words))
-
-    @property
-    def checks(self) -> tuple[HeaderLine, ...]:
-        return tuple(line for line in self.header if line.key == "check")
-
-    @cached_property
-    def parameters(self) -> frozenset[str]:
-        """The names of all %(name)s in code and in checks, known or not."""
-        statements = (*self.statements, *(check.statement for check in self.checks))
-        return frozenset(token.text[2:-2] for s in statements for token in s.tokens if token.kind == "parameter")
-
-    def fingerprint(self, values: Mapping[str, str]) -> str:
-        """Return 16 hex digits of the code and of those `values` it uses; comments and whitespace do not count."""
-        code = ["\0".join(token.text for token in s.tokens if token.kind not in _SPACE) for s in self.statements]
-        code += [f"{name}={values[name]}" for name in sorted(self.parameters & values.keys())]
-        text = "\0;\0".join(code).replace("\r\n", "\n")
-        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def read(text: str) -> list[Token]:
     """Return the tokens of a text. Joined they are the text again, whatever it is; never raises."""
     tokens: list[Token] = []
@@ -205,22 +152,6 @@ def read(text: str) -> list[Token]:
         tokens.append(Token(kind, piece, offset))
         offset += len(piece)
     return tokens
-
-
-def parse(text: str) -> Script:
-    """Read a whole file. Never raises: what is wrong with it is for src.sql_checks to say."""
-    tokens = read(text)
-    statements: list[Statement] = []
-    start = 0
-    for stop in [i for i, token in enumerate(tokens) if token.kind == "end"] + [len(tokens)]:
-        code = [i for i in range(start, stop) if tokens[i].kind not in _SPACE]
-        if code:
-            at = place(text, tokens[code[0]].offset)
-            statement = Statement(tuple(tokens[code[0] : code[-1] + 1]), len(statements) + 1, *at)
-            if statement.code:
-                statements.append(statement)
-        start = stop + 1
-    return Script(text, tuple(tokens), tuple(statements), tuple(_header(text, tokens)))
 
 
 def place(text: str, offset: int) -> tuple[int, int]:
@@ -256,24 +187,12 @@ def literal(value: str | date) -> str:
     return f"'{str(value).translate(_ESCAPES)}'"
 
 
-def bind(sql: Statement | HeaderLine, values: Mapping[str, str]) -> str:
+def bind(statement: Statement, values: Mapping[str, str]) -> str:
     """Return the SQL with each %(name)s replaced by its literal from `values` and %% by %; comments stay.
 
     Raises MetricsError where a name has no value.
     """
-    statement = sql.statement if isinstance(sql, HeaderLine) else sql
     try:
         return statement.template % values
     except KeyError as missing:
         raise MetricsError(f"no value for %({missing.args[0]})s") from None
-
-
-def _header(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
-    """Yield the header lines: the comments above the first code token that start with a known key."""
-    for token in tokens:
-        if token.kind not in _SPACE:
-            return
-        match = _HEADER_LINE.match(token.text)
-        if match:
-            value = token.text[match.end() :].rstrip(" \t\r")
-            yield HeaderLine(match[1].lower(), value, *place(text, token.offset + match.end()))

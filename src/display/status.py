@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from src.dates import ONE_DAY, spans
-from src.reporting import repair_lines
-from src.sql_loader import Catalog, MetricFile, Mode
-from src.store import LOOK_BACK_DAYS, MetricStore, Status, by_metric
+from src.display.repairs import repair_lines
+from src.metric_file.file import MetricFile, Mode
+from src.sql_loader import Catalog
+from src.storage.store import LOOK_BACK_DAYS, MetricStore, Status, by_metric
 from src.wording import count, listed
 
 
@@ -58,7 +59,7 @@ class MetricState:
 
 def states(store: MetricStore, catalog: Catalog, today: date, errors: Mapping[str, Sequence[str]]) -> list[MetricState]:
     """Return the state of each metric in run order, then of those without a file; `errors` are by path of a file."""
-    files = {file.name: file for file in catalog.in_mode(Mode.DATES) if not file.is_helper}
+    files = {file.name: file for file in catalog.in_mode(Mode.INCREMENTAL) if not file.is_helper}
     names = [*files, *sorted(store.names() - files.keys())]
     stored = store.status(names, today)
     missing = by_metric(store.missing(files, today))

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from config.database import DATE_PARAMETERS
-from src.sql_loader import Catalog, Kind, MetricFile, Mode
-from src.sql_text import METRICS_TABLE, WRITERS, HeaderLine, Script, Statement, Token, outermost, parse, place, unquoted
+from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
+from src.metric_file.header import HeaderLine
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Token, outermost, place, unquoted
+from src.sql_loader import Catalog
 from src.wording import printable
 
 Severity = Literal["error", "warning"]
@@ -91,11 +93,11 @@ def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
             message = cure if path.exists() else "a link to nothing; repair it, or remove it"
             found.append((f"{root}/{path.relative_to(folder)}", message))
     for file in catalog.files:
-        other = Mode.DATES if file.mode is Mode.INITIAL else Mode.INITIAL
+        other = Mode.INCREMENTAL if file.mode is Mode.INITIAL else Mode.INITIAL
         there = {each.name for each in catalog.in_mode(other)}
         allowed = file.disabled or file.is_helper or "misplaced" in file.script.header_list("allow")
         if file.mode and file.name not in there and not allowed:
-            cost = "never runs at night" if other is Mode.DATES else "does not run in --initial"
+            cost = "never runs at night" if other is Mode.INCREMENTAL else "does not run in --initial"
             cure = f"add it to {root}/{other.value}/ as well, or move it to {root}/ for both"
             found.append((file.path, f"the metric {cost}; {cure}"))
     return sorted(Problem(path, 1, 1, "warning", "misplaced", message) for path, message in found)
@@ -204,7 +206,7 @@ class _Rules:
             cure = "an initial file computes it from the source alone"
         elif file.mode is None:
             cure = f"move it to {root}/incremental/ and {cure}"
-        can_start = file.mode is Mode.DATES and file.name in self.catalog.initial_files
+        can_start = file.mode is Mode.INCREMENTAL and file.name in self.catalog.initial_files
         if file.name in file.compares_with and not (file.disabled or file.is_helper or can_start):
             yield self._literal(file.name) or 0, f"the metric is built on its own earlier rows; {cure}"
 
@@ -406,6 +408,6 @@ _FOR_FILES = tuple(
 )
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
-_ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # in src.server_checks, placement_problems()
+_ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # server_checks.py, placement_problems()
 _WARNINGS = {"reads-the-clock", "unread-rows", "header", "full-scan", "misplaced"}
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from src.db_manager import Row
 from src.errors import MetricsError
-from src.step import Step
+from src.metric_file.step import Step
 
 MOST_ROWS = 100_000  # of one date
 LONGEST_NAME = 64  # characters of a column's name

@@ -16,10 +16,10 @@ from typing import Any
 
 from config.database import Settings
 from src.dates import ONE_DAY, date_range, ranges
-from src.reporting import SHOWN_REPAIRS
+from src.display.repairs import SHOWN_REPAIRS
+from src.display.status import MetricState, in_words, repair_commands, states
 from src.sql_loader import Catalog
-from src.status import MetricState, in_words, repair_commands, states
-from src.store import LOOK_BACK_DAYS, Edit, MetricStore
+from src.storage.store import LOOK_BACK_DAYS, Edit, MetricStore
 from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
@@ -36,7 +36,7 @@ View = dict[str, Any]  # what the template shows of a metric, of a field, a char
 
 
 @dataclass(frozen=True)
-class Cell:
+class RowOfPage:
     """The row of a metric on one date."""
 
     value: str  # the JSON text of value_list, whatever it holds
@@ -53,7 +53,7 @@ class MetricPage:
     data_type: str  # timeseries or ranking; any other is drawn as a card
     sql: Mapping[str, str]  # the text of each file, by path
     reads: Sequence[str]  # names of metrics
-    rows: dict[date, Cell]  # to today: at least the dates of the page and the last LOOK_BACK_DAYS
+    rows: dict[date, RowOfPage]  # to today: at least the dates of the page and the last LOOK_BACK_DAYS
     edits: list[Edit]  # of the same dates, newest first
 
 
@@ -90,7 +90,7 @@ def page_of(
             )  # fmt: skip
     since = today - (max(days, LOOK_BACK_DAYS) + 7) * ONE_DAY  # the first week is shown whole
     for name, day, row in store.rows(metrics, [since, today]):
-        metrics[name].rows[day] = Cell(row.value_list, store.is_final(day, row.updated), row.f_list)
+        metrics[name].rows[day] = RowOfPage(row.value_list, store.is_final(day, row.updated), row.f_list)
     for edit in store.edits(metrics, since):
         metrics[edit.metric].edits.append(edit)
     found = [metric.state for metric in metrics.values()]
@@ -209,7 +209,7 @@ def _change(number: Decimal, before: Decimal | None) -> tuple[str, str]:
 
 
 def _line(
-    name: str, dates: Sequence[date], numbers: Mapping[date, Decimal], rows: Mapping[date, Cell], shown: date
+    name: str, dates: Sequence[date], numbers: Mapping[date, Decimal], rows: Mapping[date, RowOfPage], shown: date
 ) -> View | None:
     """Return a line that is dashed from and to each date that is not final; None without a number."""
     inside = {x: numbers[day] for x, day in enumerate(dates) if day in numbers}
@@ -321,7 +321,7 @@ def _items(text: str) -> list[Item]:
     return items
 
 
-def _names(row: Cell, items: Iterable[Item]) -> list[str]:
+def _names(row: RowOfPage, items: Iterable[Item]) -> list[str]:
     """Return the fields of the items, in the order of the row's f_list."""
     found = dict.fromkeys(name for item in items for name in item)
     return sorted(found, key=lambda name: row.fields.find(f'"{name}"'))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from src.db_manager import TRANSIENT, DatabaseManager
+from src.db_manager import DatabaseManager
 from src.errors import StatementError
-from src.sql_checks import Problem
-from src.sql_loader import MetricFile, Mode
-from src.sql_text import WRITERS, Statement, unquoted
-from src.step import Step, line_of
+from src.metric_file.checks import Problem
+from src.metric_file.file import MetricFile, Mode
+from src.metric_file.step import Step, line_of
+from src.metric_file.text import WRITERS, Statement, unquoted
+from src.server.codes import TRANSIENT
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
 _CANNOT_EXPLAIN = {1345, 1815}  # a view of tables this account may not read; on MySQL an INSERT into a view

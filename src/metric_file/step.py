@@ -9,8 +9,9 @@ from datetime import date, tzinfo
 from functools import cached_property
 
 from src.dates import day_end, day_start, span, utc_text
-from src.sql_loader import MetricFile
-from src.sql_text import HeaderLine, Statement, bind, literal
+from src.metric_file.file import MetricFile
+from src.metric_file.header import HeaderLine
+from src.metric_file.text import Statement, bind, literal
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\*/|/\*")
 
@@ -70,7 +71,7 @@ class Step:
 
     def check(self, check: HeaderLine, day: date) -> str:
         """Return a `-- Check:` query bound for one date."""
-        return bind(check, self.parameters.literals([day]))
+        return bind(check.statement, self.parameters.literals([day]))
 
     def place(self, statement: Statement, message: str) -> str:
         """Return "file:line: statement 2 of 3" for a statement, by the server's message about it."""

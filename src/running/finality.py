@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-from src.changes import Change
 from src.dates import ONE_DAY
 from src.sql_loader import Catalog
+from src.storage.changes import Change
 
 
 def outdated(

@@ -1,4 +1,4 @@
-"""Applies sql/schema.sql to the database of the settings: python -m src.schema."""
+"""Applies sql/schema.sql to the database of the settings: python -m src.storage.schema."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 from contextlib import closing
 
 from config.database import ROOT, load_settings
-from src.db_manager import TRANSIENT, DatabaseManager
+from src.db_manager import DatabaseManager
 from src.errors import MetricsError, StatementError
-from src.sql_text import parse
+from src.metric_file.file import parse
+from src.server.codes import TRANSIENT
 
 STATE_INDEX = "idx_state"
 

@@ -9,10 +9,10 @@ from datetime import date, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any
 
-from src.changes import StoredRow
 from src.dates import ONE_DAY, date_range, day_end
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError
+from src.storage.changes import StoredRow
 
 BLANK = "not computed yet"
 NOT_FINAL = 86_400  # updated_at of a row that is not final: 1970-01-02 UTC, before the end of every metric date
@@ -23,7 +23,7 @@ _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 
 _ROW = "metrics, metric_date, data_type, f_list, value_list, UNIX_TIMESTAMP(updated_at)"
 _FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
 
-Place = tuple[str, date]  # a metric and one of its dates
+Cell = tuple[str, date]  # a metric and one of its dates
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class State:
     stamp: int  # what updated_at of the rows written must be: the moment, as far as the session's time zone can say it
     holds_lock: bool
     newest: date | None  # the newest metric date in the table
-    rows: dict[Place, StoredRow]
+    rows: dict[Cell, StoredRow]
     final_before: frozenset[str]  # metrics with a final row on the day before the first date
 
 
@@ -137,7 +137,7 @@ class MetricStore:
         """Ask in one query for the time, the lock, the rows of `names`, and what is final on the day before."""
         day_before = dates[0] - ONE_DAY
         found = self._db.query(
-            f"SELECT UNIX_TIMESTAMP(), UNIX_TIMESTAMP(FROM_UNIXTIME(UNIX_TIMESTAMP())), {self._db.holds_lock}, "
+            f"SELECT UNIX_TIMESTAMP(), UNIX_TIMESTAMP(FROM_UNIXTIME(UNIX_TIMESTAMP())), {self._db.run_lock.is_ours}, "
             "(SELECT MAX(metric_date) FROM bi_metrics), m.metrics, m.metric_date, m.data_type, m.f_list, "
             "IF(m.metric_date = %s, '', m.value_list), UNIX_TIMESTAMP(m.updated_at) "
             f"FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON m.{_FOR_DATES}",
@@ -204,7 +204,7 @@ class MetricStore:
             (stamp, _some(names), dates[0], dates[-1]),
         )
 
-    def unmark(self, ranges: Sequence[tuple[str, date, date]]) -> list[Place]:
+    def unmark(self, ranges: Sequence[tuple[str, date, date]]) -> list[Cell]:
         """Take the mark of being final from the rows of metrics between two dates each; return those that had it."""
         if not ranges:
             return []
@@ -236,7 +236,7 @@ class MetricStore:
         query = "SELECT metrics, MIN(metric_date) FROM bi_metrics WHERE metrics IN %s GROUP BY metrics"
         return dict(self._db.query(query, (_some(names),)))
 
-    def missing(self, names: Collection[str], today: date, since: date | None = None) -> list[Place]:
+    def missing(self, names: Collection[str], today: date, since: date | None = None) -> list[Cell]:
         """Return the dates to yesterday without a row: from a metric's first row, or its last one before `since`."""
         yesterday = today - ONE_DAY
         starts = {name: day for name, day in self.first_dates(names).items() if day <= yesterday}
@@ -262,7 +262,7 @@ class MetricStore:
         return [(name, day) for name in sorted(gaps) for day in date_range(starts[name], yesterday)
                 if (name, day) not in stored]  # fmt: skip
 
-    def not_final(self, names: Collection[str], today: date) -> list[Place]:
+    def not_final(self, names: Collection[str], today: date) -> list[Cell]:
         """Return the rows of dates before today that are not final, at any age, by metric and date."""
         found = self._db.query(
             "SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE metric_date < %s "
@@ -298,7 +298,7 @@ class MetricStore:
             for name, first, newest, rows in spans
         }
 
-    def fingerprints(self, places: Iterable[Place]) -> dict[str, str]:
+    def fingerprints(self, places: Iterable[Cell]) -> dict[str, str]:
         """Return the fingerprint of the SQL that last wrote the row of each place, by metric."""
         return dict(self._db.query(
             "SELECT metric, fingerprint FROM bi_metric_runs "
@@ -315,13 +315,13 @@ class MetricStore:
         )
         return [Edit(*row) for row in found]
 
-    def future_dates(self, today: date) -> list[Place]:
+    def future_dates(self, today: date) -> list[Cell]:
         """Return the rows of dates after today."""
         query = "SELECT metrics, metric_date FROM bi_metrics WHERE metric_date > %s ORDER BY 1, 2"
         return [(name, day) for name, day in self._db.query(query, (today,))]
 
 
-def by_metric(places: Iterable[Place]) -> dict[str, list[date]]:
+def by_metric(places: Iterable[Cell]) -> dict[str, list[date]]:
     """Return the dates of each metric, in their order; a metric without any has an empty list."""
     found: dict[str, list[date]] = defaultdict(list)
     for name, day in places:

@@ -1,0 +1,156 @@
+"""One metric file: its text, read, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from hashlib import sha256
+
+from src.metric_file.header import HeaderLine, header_lines
+from src.metric_file.reads import compared_literals, mentions
+from src.metric_file.text import SPACE, Statement, Token, place, read
+
+
+@dataclass(frozen=True)
+class Script:
+    """The text of one file, read."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    statements: tuple[Statement, ...]
+    header: tuple[HeaderLine, ...]
+
+    def header_value(self, key: str) -> str:
+        """Return the value of the first header line with this key (lower case); empty where there is none."""
+        return next((line.value for line in self.header if line.key == key), "")
+
+    def header_list(self, key: str) -> frozenset[str]:
+        """Return the comma-separated words of all header lines with this key."""
+        words = (word.strip() for line in self.header if line.key == key for word in line.value.split(","))
+        return frozenset(filter(None, words))
+
+    @property
+    def checks(self) -> tuple[HeaderLine, ...]:
+        return tuple(line for line in self.header if line.key == "check")
+
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of all %(name)s in code and in checks, known or not."""
+        statements = (*self.statements, *(check.statement for check in self.checks))
+        return frozenset(token.text[2:-2] for s in statements for token in s.tokens if token.kind == "parameter")
+
+    def fingerprint(self, values: Mapping[str, str]) -> str:
+        """Return 16 hex digits of the code and of those `values` it uses; comments and whitespace do not count."""
+        code = ["\0".join(token.text for token in s.tokens if token.kind not in SPACE) for s in self.statements]
+        code += [f"{name}={values[name]}" for name in sorted(self.parameters & values.keys())]
+        text = "\0;\0".join(code).replace("\r\n", "\n")
+        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class Mode(Enum):
+    """What a run fills: single dates, each building on the one before, or the history. The value is the folder."""
+
+    INCREMENTAL = "incremental"
+    INITIAL = "initial"
+
+
+class Kind(Enum):
+    """What a file does: INSERT into bi_metrics, be a SELECT whose rows are stored, or fill other tables."""
+
+    INSERT = "insert"
+    SELECT = "select"
+    HELPER = "helper"
+
+
+@dataclass(frozen=True)
+class MetricFile:
+    """A file below the folder of metric files. `path` starts with that folder's name: the way messages name it."""
+
+    name: str
+    path: str
+    mode: Mode | None  # None: straight in the folder, for both modes
+    prefix: int | None
+    disabled: bool
+    script: Script
+    fingerprint: str = ""  # of the SQL and of the settings' parameters it uses
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        return self.script.statements
+
+    @cached_property
+    def kind(self) -> Kind:
+        if any(statement.writes_metrics for statement in self.statements):
+            return Kind.INSERT
+        is_select = bool(self.statements) and self.statements[-1].is_query and not any(self.lasting_writes())
+        return Kind.SELECT if is_select else Kind.HELPER
+
+    @property
+    def is_helper(self) -> bool:
+        return self.kind is Kind.HELPER
+
+    @cached_property
+    def is_set_based(self) -> bool:
+        """Whether the file computes all dates of a transaction in one execution."""
+        return any(token.text in ("%(start_date)s", "%(dates)s") for token in self.script.tokens)
+
+    @property
+    def description(self) -> str:
+        return self.script.header_value("description")
+
+    @property
+    def data_type(self) -> str:
+        """The header's data type in lower case; `card` for a SELECT without one, else empty."""
+        return self.script.header_value("data type").lower() or ("card" if self.kind is Kind.SELECT else "")
+
+    @property
+    def empty_value(self) -> str | None:
+        """The JSON text that a date without a row gets, from `-- Empty:`; None where there is no such line."""
+        value = self.script.header_value("empty")
+        return "null" if value.lower() == "ok" else value or None
+
+    @cached_property
+    def temporary_tables(self) -> frozenset[str]:
+        """Names of the temporary tables that the file creates, in lower case."""
+        return frozenset(s.temporary_table.lower() for s in self.statements if s.temporary_table)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """The @variables that the file names, as written."""
+        return frozenset(token.text for s in self.statements for token in s.code if token.kind == "variable")
+
+    def lasting_writes(self) -> Iterator[Statement]:
+        """Yield the statements that write a table which the file has not created itself as a temporary one."""
+        for statement in self.statements:
+            if statement.target and statement.target[1].lower() not in self.temporary_tables:
+                yield statement
+
+    @cached_property
+    def selects_metrics(self) -> bool:
+        """Whether the SQL names bi_metrics, or a view of it, other than as the table it writes or in table.column."""
+        return any(map(mentions, self.statements))
+
+    @cached_property
+    def compares_with(self) -> frozenset[str]:
+        """The string literals that stand beside = or within IN (...) in a file that selects from bi_metrics."""
+        if not self.selects_metrics:
+            return frozenset()
+        return frozenset(text for statement in self.statements for text in compared_literals(statement))
+
+
+def parse(text: str) -> Script:
+    """Read a whole file. Never raises: what is wrong with it is for src.metric_file.checks to say."""
+    tokens = read(text)
+    statements: list[Statement] = []
+    start = 0
+    for stop in [i for i, token in enumerate(tokens) if token.kind == "end"] + [len(tokens)]:
+        code = [i for i in range(start, stop) if tokens[i].kind not in SPACE]
+        if code:
+            at = place(text, tokens[code[0]].offset)
+            statement = Statement(tuple(tokens[code[0] : code[-1] + 1]), len(statements) + 1, *at)
+            if statement.code:
+                statements.append(statement)
+        start = stop + 1
+    return Script(text, tuple(tokens), tuple(statements), tuple(header_lines(text, tokens)))
