@@ -16,25 +16,30 @@ CREATE TABLE IF NOT EXISTS bi_metrics (
     KEY idx_state (metric_date, metrics, updated_at)  -- what is not final is found without reading the values
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- One row per metric per date per run: what happened, and what a run changed. It informs; nothing is decided by it.
-CREATE TABLE IF NOT EXISTS bi_metric_runs (
-    id           BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
-    run_id       CHAR(16) CHARACTER SET ascii NOT NULL,
+CREATE TABLE IF NOT EXISTS bi_metric_state (
     metric       VARCHAR(100) COLLATE utf8mb4_bin NOT NULL,
     metric_date  DATE NOT NULL,
-    mode         VARCHAR(20) NOT NULL,  -- of the file: initial, incremental or both
-    file         VARCHAR(255) NOT NULL,
-    fingerprint  CHAR(16) CHARACTER SET ascii NOT NULL,  -- of the SQL and of the parameters it uses
-    row_count    INT UNSIGNED NOT NULL,
-    milliseconds INT UNSIGNED NOT NULL,
-    status       VARCHAR(10) NOT NULL,  -- ok or failed
-    is_final     BOOLEAN NOT NULL,  -- computed after its date had ended
-    changes      TEXT NULL,  -- old -> new, where this run changed a row that was final
+    is_helper    BOOLEAN NOT NULL DEFAULT 0,
+    state        ENUM('missing', 'open', 'reopened', 'waiting', 'final') NOT NULL,
+    definition   CHAR(16) CHARACTER SET ascii NULL,
+    computed_at  DATETIME NULL,
+    milliseconds INT UNSIGNED NULL,
+    file         VARCHAR(255) NULL,
+    run_id       CHAR(16) CHARACTER SET ascii NULL,
     error        VARCHAR(1000) NULL,
-    created_at   TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    PRIMARY KEY (id),
-    KEY idx_metric_date (metric, metric_date),
-    KEY idx_created_at (created_at)
+    failed_at    DATETIME NULL,
+    PRIMARY KEY (metric, metric_date),
+    KEY idx_date_state (metric_date, state)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+CREATE TABLE IF NOT EXISTS bi_metric_changes (
+    id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    metric       VARCHAR(100) COLLATE utf8mb4_bin NOT NULL,
+    metric_date  DATE NOT NULL,
+    changed_at DATETIME NOT NULL,
+    run_id       CHAR(16) CHARACTER SET ascii NULL,
+    old_value LONGTEXT NOT NULL,
+    new_value LONGTEXT NOT NULL,
+    KEY idx_metric_date (metric, metric_date)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- For dashboards: a row per field of each card, with its value as a number. is_final goes by the session's time zone;

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from src.errors import SettingsError, UsageError
 
-FIRST_DATE = date(1970, 1, 3)  # the first one that a TIMESTAMP column can tell from others
+OLDEST_DATE = date(1000, 1, 1)  # that a DATE column can hold
 ONE_DAY = timedelta(days=1)
 
 
@@ -41,8 +41,8 @@ def parse_date(text: str, today: date) -> date:
         parsed = date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{text} is not a date: {error}") from None
-    if parsed < FIRST_DATE:
-        raise UsageError(f"{text} is before {FIRST_DATE}, the first date that a TIMESTAMP column can tell from others")
+    if parsed < OLDEST_DATE:
+        raise UsageError(f"{text} is before {OLDEST_DATE}, the first date that MySQL can store")
     if parsed > today:
         raise UsageError(f"{text} is in the future; today is {today} (METRICS_TIMEZONE decides)")
     return parsed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -22,7 +22,8 @@ class Catalog:
     """Every metric file there is, disabled ones included, in run order."""
 
     files: tuple[MetricFile, ...]
-    without_file: frozenset[str] = frozenset()  # metrics that have rows and no file: they may have read anything
+    stored: frozenset[str] | None = None
+    views: Mapping[str, str] = field(default_factory=dict)
 
     def in_mode(self, mode: Mode) -> tuple[MetricFile, ...]:
         """Return the files that a run of this mode executes, in run order."""
@@ -45,40 +46,89 @@ class Catalog:
         return frozenset(file.name for file in self.files if not file.disabled and not file.is_helper)
 
     @cached_property
-    def reads(self) -> dict[str, frozenset[str]]:
-        """What each metric reads, by name, itself included where it does: the union over its files."""
-        found = dict.fromkeys(self.without_file, self.names | self.without_file)
-        for file in self.files:
-            if file.name in self.names and not file.disabled:
-                found[file.name] = found.get(file.name, frozenset()) | self.reads_of(file)
-        return found
-
-    def fingerprints(self, name: str) -> frozenset[str]:
-        """Return the fingerprints of a metric's files."""
-        return frozenset(file.fingerprint for file in self.files_of(name))
-
-    def reads_of(self, file: MetricFile) -> frozenset[str]:
-        """Return the metrics that a file reads: those it compares with, and those of its `-- Reads:` line.
-
-        SQL that selects from bi_metrics and compares with no known name, or with more than names, reads every metric.
-        """
-        known = self.without_file.union(file.name for file in self.files)
-        declared, compared = file.script.header_list("reads") & known, file.compares_with & known
-        if file.selects_metrics and (not compared or any(map(compares_otherwise, file.statements))):
-            return self.names | self.without_file
-        return declared | compared
+    def helper_names(self) -> frozenset[str]:
+        return frozenset(f.name for f in self.files if not f.disabled and f.is_helper and not f.is_work_table)
 
     @cached_property
-    def readers(self) -> dict[str, frozenset[str]]:
-        """The other metrics that read each metric, directly or through others, by name."""
-        readers = {}
+    def cells(self) -> frozenset[str]:
+        return self.names | self.helper_names
+
+    @cached_property
+    def nightly(self) -> dict[str, bool]:
+        """The names that nights compute, and whether each is a helper."""
+        return {f.name: f.is_helper for f in self.in_mode(Mode.INCREMENTAL) if not f.is_work_table}
+
+    @cached_property
+    def reads(self) -> dict[str, frozenset[str]]:
+        stored = self.stored or frozenset()
+        tables = {s.target[1].lower(): f.name for f in self.files if not f.disabled for s in f.lasting_writes() if s.target and s.target[1].lower() != "bi_metrics"}
+        found = {}
+        for file in self.files:
+            if file.disabled and file.name in self.cells:
+                continue
+            names = {tables[t.name] for s in file.statements for t in s.code if t.name in tables}
+            own = file.name in names and False
+            found[file.name] = found.get(file.name, frozenset()) | self.reads_of(file) | (frozenset(names) - {file.name})
+        for name in stored - found.keys():
+            found[name] = self.cells | stored
+        return {n: r & (self.cells | stored) for n, r in found.items() if n in self.cells | stored}
+
+    @cached_property
+    def dependents(self) -> dict[str, frozenset[str]]:
+        found = {name: set() for name in self.reads}
+        for name, reads in self.reads.items():
+            for read in reads:
+                if read != name:
+                    found.setdefault(read, set()).add(name)
+        return {k: frozenset(v) for k, v in found.items()}
+
+    def all_dependents(self, names) -> frozenset[str]:
+        found, new = set(names), set(names)
+        while new:
+            new = {d for n in new for d in self.dependents.get(n, ())} - found
+            found |= new
+        return frozenset(found - set(names))
+
+    @cached_property
+    def inputs(self) -> dict[str, frozenset[str]]:
+        found = {}
         for name in self.reads:
-            found, new = {name}, {name}
+            seen, new = set(), {name}
             while new:
-                new = {reader for reader, read in self.reads.items() if not read.isdisjoint(new)} - found
-                found |= new
-            readers[name] = frozenset(found - {name})
-        return readers
+                new = {r for n in new for r in self.reads.get(n, ())} - seen
+                seen |= new
+            found[name] = frozenset(seen)
+        return found
+
+    def work_tables_of(self, name) -> frozenset[str]:
+        work = {s.target[1].lower(): f.name for f in self.files if not f.disabled and f.is_work_table for s in f.lasting_writes() if s.target}
+        return frozenset(work[t.name] for f in self.files_of(name) for s in f.statements for t in s.code if t.name in work) - {name}
+
+    @cached_property
+    def early_dependents(self) -> dict[str, frozenset[str]]:
+        """The dependents of each name that run before it in every mode in which both run."""
+        orders = []
+        for mode in Mode:
+            orders.append({file.name: number for number, file in enumerate(self.in_mode(mode))})
+
+        def is_early(dependent: str, name: str) -> bool:
+            both = [order for order in orders if dependent in order and name in order]
+            return bool(both) and all(order[dependent] < order[name] for order in both)
+
+        return {
+            name: frozenset(each for each in dependents if is_early(each, name))
+            for name, dependents in self.dependents.items()
+        }
+
+    def definition(self, name: str) -> str:
+        return self.files_of(name)[0].fingerprint
+
+    def reads_of(self, file: MetricFile) -> frozenset[str]:
+        known = (self.stored or frozenset()).union(file.name for file in self.files)
+        declared, compared = file.script.header_list("reads") & known, file.compares_with & known
+        if file.selects_metrics and (not compared or any(map(compares_otherwise, file.statements))):
+            return self.names | (self.stored or frozenset())
+        return declared | compared
 
 
 def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> Catalog:
@@ -112,14 +162,14 @@ def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[Metri
     if not files:
         raise UsageError("there are no metric files in the folder of METRICS_DIR (default: sql/); see docs/metrics.md")
     for pattern in patterns:
-        names = [file.name for file in files if not file.is_helper]
+        names = [file.name for file in files]
         if not any(fnmatchcase(name, pattern) for name in names):
             near = get_close_matches(pattern, names, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
             raise UsageError(f"no metric {where} matches {pattern!r}{hint} (list_metrics.py shows all)")
     chosen = patterns or ["*"]
-    return tuple(f for f in files if f.is_helper or any(fnmatchcase(f.name, pattern) for pattern in chosen))
+    return tuple(f for f in files if any(fnmatchcase(f.name, pattern) for pattern in chosen))
 
 
 def split_name(file_name: str) -> tuple[int | None, str]:

@@ -54,8 +54,8 @@ def test_a_date_is_an_iso_date_or_one_of_two_words(text: str, expected: date) ->
         ("2025-01-15\n", r"'2025-01-15\\n' is not a date; write"),
         ("tomorrow", "'tomorrow' is not a date; write"),
         ("", "'' is not a date; write"),
-        ("1970-01-02", "1970-01-02 is before 1970-01-03, the first date"),
-        ("0001-01-01", "0001-01-01 is before 1970-01-03"),
+        ("0999-12-31", "0999-12-31 is before 1000-01-01, the first date"),
+        ("0001-01-01", "0001-01-01 is before 1000-01-01"),
         ("2025-03-02", "2025-03-02 is in the future; today is 2025-03-01"),
     ],
 )

@@ -65,9 +65,8 @@ class Cron:
     def a_day_passes(self) -> None:
         """Everything there is becomes a day older; then there are payments of the new day."""
         self.project.database.execute(
-            "UPDATE bi_metrics SET metric_date = metric_date - INTERVAL 1 DAY, "
-            "updated_at = GREATEST(updated_at - INTERVAL 1 DAY, FROM_UNIXTIME(86400)) ORDER BY metric_date; "
-            "UPDATE bi_metric_runs SET metric_date = metric_date - INTERVAL 1 DAY; "
+            "UPDATE bi_metrics SET metric_date = metric_date - INTERVAL 1 DAY ORDER BY metric_date; "
+            "UPDATE bi_metric_state SET metric_date = metric_date - INTERVAL 1 DAY ORDER BY metric_date; "
             f"UPDATE payments SET day = day - INTERVAL 1 DAY; INSERT INTO payments VALUES ('{day(0)}', 10.00)"
         )
 
@@ -114,7 +113,8 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     assert failed.outcome["resume"] == "python run_metrics.py --quiet"
     code, said = cron.probe()
     assert code == 1
-    assert "last run failed" in said
+    assert "failed" in said
+    assert "(1146)" in said
     assert "newest final row" in said
     project.database.execute("RENAME TABLE moved TO payments")
 
@@ -143,9 +143,9 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     assert [change["detail"] for change in by_hand.outcome["changed"]] == [
         "paid: 10.00 -> 10.50", "total: 20.00 -> 20.50",
     ]  # fmt: skip
-    not_final = f"not final though the day has ended: {day(3)} to {day(1)} of paid, total. Run: "
+    not_final = f"to be computed again: {day(3)} to {day(1)} of paid, total. Run: "
     assert f"Warning: {not_final}python run_metrics.py {day(3)} {day(1)}\n" in by_hand.mail
-    assert by_hand.outcome["not_final"] == [{"start": str(day(3)), "end": str(day(1)), "metrics": ["paid", "total"]}]
+    assert by_hand.outcome["reopened"] == [{"start": str(day(3)), "end": str(day(1)), "metrics": ["paid", "total"]}]
     assert cron.probe()[0] == 1
 
     # The recovery: the night computes them again and says what it mended.

@@ -91,6 +91,10 @@ class MetricFile:
     def is_helper(self) -> bool:
         return self.kind is Kind.HELPER
 
+    @property
+    def is_work_table(self) -> bool:
+        return self.is_helper and any(s.verb == "DELETE" and "WHERE" not in s.words for s in self.statements)
+
     @cached_property
     def is_set_based(self) -> bool:
         """Whether the file computes all dates of a transaction in one execution."""
