@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from src.errors import UsageError
 
-VERSION = "2.0.0"
+VERSION = "3.0.0"
 USAGE_ERROR = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _RESTARTED = "BI_METRICS_RESTARTED"
