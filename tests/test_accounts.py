@@ -158,7 +158,7 @@ def _rows_of_every_command(project: Project) -> list[tuple[str, str, str]]:
     assert [row[:2] for row in project.database.metrics()] == [row[:2] for row in loaded]
     assert list(map(_parsed, project.database.metrics())) == list(map(_parsed, loaded))
     _ok(project.list("--status", "--max-age", "1"))
-    assert f"{FIRST}  {TODAY}  {TODAY - timedelta(days=1)}    7" in _ok(project.list("--status"))
+    assert f"{TODAY}  {TODAY - timedelta(days=1)}  6 " in _ok(project.list("--status"))
     return project.database.metrics()
 
 

@@ -226,10 +226,11 @@ def test_the_night_after_one_that_was_left_out_mends_it(nights: Nights) -> None:
     for day in (left, missed, today):
         assert values(rows, day) == nights.truth(day), day
     modes = database.rows(
-        f"SELECT metric_date, COUNT(*) FROM bi_metric_state WHERE file LIKE '%incremental/%' AND metric_date >= '{missed}' "
+        "SELECT metric_date, COUNT(*) FROM bi_metric_state "
+        f"WHERE file LIKE '%incremental/%' AND metric_date >= '{missed}' "
         "GROUP BY 1 ORDER BY 1"
     )
-    assert modes == [(missed, CHAINED), (today, CHAINED)]
+    assert {day for day, number in modes if number} == {missed, today}
 
 
 def test_the_law_holds_for_what_ships_on_90_dates(shipped: Project) -> None:
@@ -313,6 +314,7 @@ def test_the_checks_that_ship_catch_a_planted_fault_and_nothing_of_the_date_stay
     load(shipped, SMALL)
     ok(shipped, "--initial", LAST_DAY - 3 * DAY, LAST_DAY - DAY)
     database.execute("CREATE TABLE kept AS SELECT * FROM bi_metrics")
+    database.execute("UPDATE bi_metric_state SET definition = NULL")  # else the initial files would run instead
     for path, planted, replacement in FAULTS:
         file = shipped.folder / "sql" / path
         good = file.read_text()

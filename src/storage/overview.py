@@ -49,7 +49,7 @@ class CellsOf:
     waiting: list[date] = field(default_factory=list)
     older_sql: list[date] = field(default_factory=list)  # final, and of another definition than the present one
     future: list[date] = field(default_factory=list)  # dates after today: a clock was wrong once
-    failure: Failure | None = None  # the last one of a cell whose last try failed
+    failure: Failure | None = None  # of the cell that is not current and whose last try failed last
     computed_at: str | None = None  # of the newest date, in UTC
     milliseconds: int | None = None
 
@@ -179,11 +179,12 @@ class Overview:
                     found[name].older_sql.append(day)
 
     def _explain(self, found: Mapping[str, CellsOf], names: Sequence[str]) -> None:
-        """Add the newest error of each name."""
+        """Add the newest error of each name whose cell is not current; of a current one the value is right."""
         if names:
             for name, day, error, failed_at in self._db.query(
                 "SELECT metric, metric_date, error, CAST(failed_at AS CHAR) FROM bi_metric_state "
-                "WHERE metric IN %s AND failed_at IS NOT NULL ORDER BY failed_at, metric_date", (tuple(names),),
+                "WHERE metric IN %s AND failed_at IS NOT NULL AND state NOT IN ('waiting', 'final') "
+                "ORDER BY failed_at, metric_date", (tuple(names),),
             ):  # fmt: skip
                 found[name].failure = Failure(day, failed_at, error)
 
