@@ -1,5 +1,5 @@
 -- sql/revenue_by_month.sql
--- Description: Payments of the month, to date while it runs, and per day that has begun
+-- Description: Payments of the month, to date while it runs, and per day so far
 -- Data Type: card
 -- Period: month
 SELECT
