@@ -57,6 +57,8 @@ def date_range(start: date, end: date) -> list[date]:
 
 def day_start(day: date, zone: tzinfo | None) -> int:
     """Return the moment at which `day` starts in `zone`, in seconds since the epoch."""
+    if day == date.min:
+        zone = timezone.utc  # east of it, the day starts in the year 0, which a datetime cannot hold
     return int(datetime.combine(day, time(), zone).timestamp())
 
 
@@ -72,7 +74,7 @@ def day_at(moment: int, zone: tzinfo | None) -> date:
 
 def utc_text(moment: int) -> str:
     """Return a moment, in seconds since the epoch, as the text of a DATETIME in UTC."""
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None).isoformat(" ")
 
 
 def span(dates: Sequence[date]) -> str:

@@ -90,8 +90,8 @@ def test_a_helper_that_is_current_is_not_computed_from_a_purged_source(here: Pro
     here.database.execute("CREATE TABLE per_day (day DATE PRIMARY KEY, plays INT NOT NULL)")
     here.write("05_plays_per_day.sql", PER_DAY)
     here.write("10_revenue.sql", REVENUE)
-    here.write("20_plays_30.sql", "-- Description: Plays of 30 days\nSELECT COALESCE(SUM(plays), 0) AS plays FROM per_day "
-               "WHERE day > %(metric_date)s - INTERVAL 30 DAY AND day <= %(metric_date)s\n")  # fmt: skip
+    here.write("20_plays_30.sql", "-- Description: Plays of 30 days\nSELECT COALESCE(SUM(plays), 0) AS plays "
+               "FROM per_day WHERE day > %(metric_date)s - INTERVAL 30 DAY AND day <= %(metric_date)s\n")  # fmt: skip
     ok(here.run("--initial", ago(20), ago(1)))
     here.database.execute("DELETE FROM plays WHERE day < UTC_DATE() - INTERVAL 10 DAY")
     here.database.execute("INSERT INTO payments VALUES (UTC_DATE() - INTERVAL 15 DAY, 5)")
@@ -142,7 +142,8 @@ def test_dates_that_always_fail_do_not_starve_the_others(here: Project) -> None:
     here.write("20_bad.sql", metric_sql("bad", "IF((SELECT COUNT(*) FROM broken WHERE day = %(metric_date)s), "
                "(SELECT day FROM broken), 1)"))  # fmt: skip
     ok(here.run(ago(50), ago(1)))
-    here.database.execute(f"INSERT INTO broken {DAYS.format(first=15, last=49)} SELECT UTC_DATE() - INTERVAL n DAY FROM d")
+    days = DAYS.format(first=15, last=49)
+    here.database.execute(f"INSERT INTO broken {days} SELECT UTC_DATE() - INTERVAL n DAY FROM d")
     here.database.execute("DELETE FROM bi_metrics WHERE metrics = 'bad' AND metric_date < UTC_DATE() - INTERVAL 14 DAY "
                           "AND metric_date > UTC_DATE() - INTERVAL 50 DAY")  # fmt: skip
     here.run()

@@ -98,6 +98,19 @@ def test_the_days_of_years_join_without_gap_or_overlap(zone: str) -> None:
     assert lengths <= {0, 23, 24, 25}, "Samoa left out a day in 2011; else only the clocks change"
 
 
+@pytest.mark.parametrize(
+    ("day", "zone", "expected"),
+    [
+        (date(999, 1, 1), "UTC", "0999-01-01 00:00:00"),
+        (date(1, 1, 1), "Asia/Taipei", "0001-01-01 00:00:00"),  # in Taipei it starts in the year 0
+        (date(9999, 12, 31), "America/New_York", "9999-12-31 05:00:00"),
+    ],
+)
+def test_days_of_any_year_have_a_start_in_utc(day: date, zone: str, expected: str) -> None:
+    assert utc_text(day_start(day, ZoneInfo(zone))) == expected
+    assert day_start(date.min, None) <= day_start(day, None)
+
+
 def test_dates_are_said_as_ranges() -> None:
     days = [date(2025, 1, n) for n in (1, 2, 3, 5, 31)] + [date(2025, 2, 1)]
     assert [len(run) for run in ranges(days)] == [3, 1, 2]

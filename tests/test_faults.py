@@ -326,7 +326,7 @@ def test_a_parameter_that_changed_shows_in_the_status_and_in_the_run_that_builds
     warned = f"Warning: of older SQL: {DAYS[9]} to {DAYS[3]} of total. To compute them again: {command}\n"
     assert (result.returncode, result.stderr.count(warned)) == (0, 1)
     # From the first date on the total is that of the new parameter: nothing builds on the old one.
-    files = f"SELECT file FROM bi_metric_state WHERE metric = 'total' AND metric_date > '{DAYS[3]}' ORDER BY metric_date"
+    files = f"SELECT file FROM bi_metric_state WHERE metric = 'total' AND metric_date > '{DAYS[3]}' ORDER BY 1 DESC"
     assert project.database.rows(files) == [("sql/initial/total.sql",), ("sql/incremental/total.sql",)]
     assert project.run(*command.split()[2:], env=new).returncode == 0
     assert "older SQL" not in project.run(DAYS[1], env=new).stderr

@@ -468,8 +468,8 @@ def test_the_status_shows_what_is_final_what_is_due_and_why(nightly: Project) ->
     assert nightly.list("--status", "--max-age", "1").returncode == 0
     states = json.loads(nightly.list("--status", "--max-age", "0", "--json").stdout)
     assert [state["problems"] for state in states] == [[f"newest final row {days[3]}, more than 0 days old"]] * 2
-    assert {"first", "newest", "newest_final", "states", "missing", "reopened", "waiting", "due", "older_sql", "failure",
-            "computed_at", "milliseconds", "file", "is_helper"} <= states[0].keys()  # fmt: skip
+    assert {"first", "newest", "newest_final", "states", "missing", "reopened", "waiting", "due", "older_sql",
+            "failure", "computed_at", "milliseconds", "file", "is_helper"} <= states[0].keys()  # fmt: skip
     assert everything(nightly)[0] == before[0]
 
 

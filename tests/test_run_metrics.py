@@ -364,7 +364,10 @@ def test_the_initial_load_fills_every_date_whichever_way_its_files_are_written(p
         row for n, day in enumerate(days) for row in (
             ("both", day, f'{{"n": {n}}}'), ("history", day, f'{{"n": {n}}}'), ("per_date", day, f'{{"n": "{day}"}}'))
     ]  # fmt: skip
-    once = "SELECT file, COUNT(DISTINCT milliseconds), COUNT(*) FROM bi_metric_state WHERE file IS NOT NULL GROUP BY file ORDER BY file"
+    once = (
+        "SELECT file, COUNT(DISTINCT milliseconds), COUNT(*) FROM bi_metric_state WHERE file IS NOT NULL "
+        "GROUP BY file ORDER BY file"
+    )
     assert [row[2] for row in project.database.rows(once)] == [3, 3, 3]
     assert "METRICS_HISTORY_START is not set, so one date is loaded. For more: " in project.run("--initial").stdout
     project.database.execute("DELETE FROM bi_metrics")

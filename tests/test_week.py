@@ -128,7 +128,7 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     # The next night mends them, says which, and all is well.
     mended = cron.night()
     assert mended.exit_code == 0
-    assert [line.split("  ")[0] for line in mended.mail.splitlines()] == [str(day(2))]  # of day(3) the value is the same
+    assert [line.split("  ")[0] for line in mended.mail.splitlines()] == [str(day(2))]  # day(3) is the same
     assert mended.outcome["committed"] == [str(day(n)) for n in (3, 2, 1, 0)]
     assert cron.probe() == (0, "")
 

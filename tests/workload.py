@@ -128,8 +128,8 @@ class Workload:
         counts = self.database.rows(
             "SELECT d.day, (SELECT COUNT(*) FROM bi_metrics m WHERE m.metric_date = d.day), "
             "(SELECT COUNT(*) FROM day_users u WHERE u.day = d.day), (SELECT COUNT(*) FROM bi_metric_state s WHERE "
-            "s.metric_date = d.day AND s.computed_at IS NOT NULL) FROM (SELECT metric_date AS day FROM bi_metrics UNION "
-            "SELECT day FROM day_users UNION SELECT metric_date FROM bi_metric_state WHERE computed_at IS NOT NULL) d "
+            "s.metric_date = d.day AND s.computed_at IS NOT NULL) FROM (SELECT metric_date AS day FROM bi_metrics "
+            "UNION SELECT day FROM day_users UNION SELECT metric_date FROM bi_metric_state WHERE computed_at IS NOT NULL) d "
             "ORDER BY day"
         )
         for day, metrics, helpers, states in counts:

@@ -122,7 +122,7 @@ class MetricStore:
                 )
         is_old = "SELECT EXISTS (SELECT 1 FROM bi_metrics) AND NOT EXISTS (SELECT 1 FROM bi_metric_state)"
         if self._db.query(is_old)[0][0]:  # a run would store some states, and the upgrade would take them for all
-            raise MetricsError(f"bi_metrics has rows and bi_metric_state has none: the upgrade is not complete; {REPAIR}")
+            raise MetricsError(f"bi_metrics has rows, bi_metric_state has none: the upgrade is not complete; {REPAIR}")
         unique = self._db.query(
             "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
             "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' "
