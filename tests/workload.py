@@ -129,8 +129,8 @@ class Workload:
             "SELECT d.day, (SELECT COUNT(*) FROM bi_metrics m WHERE m.metric_date = d.day), "
             "(SELECT COUNT(*) FROM day_users u WHERE u.day = d.day), (SELECT COUNT(*) FROM bi_metric_state s WHERE "
             "s.metric_date = d.day AND s.computed_at IS NOT NULL) FROM (SELECT metric_date AS day FROM bi_metrics "
-            "UNION SELECT day FROM day_users UNION SELECT metric_date FROM bi_metric_state WHERE computed_at IS NOT NULL) d "
-            "ORDER BY day"
+            "UNION SELECT day FROM day_users "
+            "UNION SELECT metric_date FROM bi_metric_state WHERE computed_at IS NOT NULL) d ORDER BY day"
         )
         for day, metrics, helpers, states in counts:
             whole = (metrics, helpers, states) == (self.metrics_a_date, 1, self.metrics_a_date + 1)
