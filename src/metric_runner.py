@@ -70,7 +70,8 @@ class MetricRunner:
             except (DateError, DatabaseError, LockedError) as error:
                 failed = error if isinstance(error, DateError) else DateError(f"{batch.label}: {error}")
                 self._keep_reason(batch, failed)
-            rest = batch.without({failed.name, *self._catalog.all_dependents([failed.name])})
+            failed_names = {failed.name, *self._catalog.readers_of_work_table(failed.name)}
+            rest = batch.without({*failed_names, *self._catalog.all_dependents(failed_names)})
             if not (batch.goes_on and failed.name and rest.files) or failed.code in TRANSIENT or self._db.is_lost():
                 return BatchResult(batch, left_out=tuple(left_out), not_run=frozenset(every), error=failed)
             log.info("%s runs again without %s and what depends on it", batch.label, failed.name)
@@ -181,8 +182,9 @@ class MetricRunner:
         """
         if error.code in TRANSIENT or not (error.name or error.partly_stored):
             return
-        readers = [name for name in batch.names if error.name in self._catalog.work_tables_of(name)]
-        names = [error.name] if error.name in self._catalog.cells else readers
+        # A work table has no cells: what reads it has failed.
+        readers = self._catalog.readers_of_work_table(error.name)
+        names = [error.name] if error.name in self._catalog.cells else readers.intersection(batch.names)
         cells = [(name, day, name in self._catalog.helper_names) for name in names for day in error.dates[-1:]]
         try:
             self._connect_if_lost()

@@ -220,6 +220,10 @@ class Catalog:
         """Return the work tables that a name reads, also through other work tables."""
         return frozenset(closure([name], self._work_tables_read))
 
+    def readers_of_work_table(self, name: str) -> frozenset[str]:
+        """Return the names with cells that read a work table; none if the name is not one of a work table."""
+        return frozenset(each for each in self.cells if name in self.work_tables_of(each))
+
     @cached_property
     def _work_tables_read(self) -> dict[str, frozenset[str]]:
         return {name: read & self.work_tables for name, read in self._direct.items()}

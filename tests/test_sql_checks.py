@@ -135,7 +135,7 @@ REFUSED = [
     ("UPDATE t JOIN game.`BI_Metrics` b SET t.a = 1", 20, "into a temporary table"),
     ("REPLACE INTO bi_metrics (metrics) VALUES ('x')", 14, "write its row by INSERT"),
     ("CREATE TEMPORARY TABLE game.`bi_metrics` (a INT)", 1, "would hide the real one"),
-    ("CREATE TEMPORARY TABLE IF NOT EXISTS bi_metric_runs (a INT)", 1, "would hide the real one"),
+    ("CREATE TEMPORARY TABLE IF NOT EXISTS bi_metric_state (a INT)", 1, "would hide the real one"),
 ]
 
 

@@ -126,11 +126,12 @@ def test_a_hostile_file_name_is_a_metric_name_like_any_other(name: str, tmp_path
     assert select(loaded, Mode.INCREMENTAL, []) == (file,)
 
 
-def test_initial_files_are_those_of_metrics_with_both_and_never_helpers(tmp_path: Path) -> None:
+def test_initial_files_are_those_of_names_with_both_and_never_of_work_tables(tmp_path: Path) -> None:
     metrics = ["initial/10_both.sql", "incremental/20_both.sql", "initial/only.sql", "a.sql", "initial/_off.sql"]
-    helpers = ["initial/h.sql", "incremental/h.sql"]
-    loaded = catalog(tmp_path, {**dict.fromkeys(metrics, INSERT), **dict.fromkeys(helpers, "DELETE FROM h")})
-    assert {name: file.path for name, file in loaded.initial_files.items()} == {"both": "sql/initial/10_both.sql"}
+    helpers, work = ["initial/h.sql", "incremental/h.sql"], ["initial/w.sql", "incremental/w.sql"]
+    files = {**dict.fromkeys(metrics, INSERT), **dict.fromkeys(helpers, HELPER), **dict.fromkeys(work, WORK)}
+    found = {name: file.path for name, file in catalog(tmp_path, files).initial_files.items()}
+    assert found == {"both": "sql/initial/10_both.sql", "h": "sql/initial/h.sql"}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_dependents_and_inputs_are_found_directly_and_through_others(tmp_path: P
 def test_a_night_runs_the_names_that_have_a_file_for_single_dates(tmp_path: Path) -> None:
     loaded = catalog(tmp_path, {"a.sql": QUERY, "incremental/b.sql": QUERY, "initial/c.sql": QUERY, "w.sql": WORK,
                                 "incremental/h.sql": HELPER, "initial/i.sql": HELPER, "_d.sql": QUERY})  # fmt: skip
-    assert loaded.nightly == {"a", "b", "h"}
+    assert loaded.nightly == {"a": False, "b": False, "h": True}
     assert loaded.cells == {"a", "b", "c", "h", "i"}
 
 

@@ -431,7 +431,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
     for i in (0, *(i for i in outermost(words) if words[i] == ",")) if verb == "SET" else ():
         if not re.match("@[^@]", words[i + 1]):
             yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
-    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_runs"):
+    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_state", "bi_metric_changes"):
         yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
     for i in outermost(words) if verb in WRITERS else ():
         if words[i] == "RETURNING":

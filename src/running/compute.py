@@ -141,8 +141,7 @@ class Computation:
 
     def _is_run_for_its_readers(self, file: MetricFile) -> bool:
         """Tell whether a file is a work table that some file reads."""
-        catalog = self._catalog
-        return file.is_work_table and any(file.name in catalog.work_tables_of(name) for name in catalog.cells)
+        return file.is_work_table and bool(self._catalog.readers_of_work_table(file.name))
 
     def _steps_of(self, file: MetricFile, batch: Batch, before: Before) -> Iterator[Step]:
         dates: Sequence[date] = batch.dates
