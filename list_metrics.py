@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
+from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, table, write_line
@@ -230,13 +230,13 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     return call
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # piped into head, it ends without a word
     configure_log(None)
     try:
         call = parse_arguments(argv)
-        settings = load_settings()
+        settings = load_settings(root)
         for text in settings.warnings:
             log.warning("%s", text)
         listing = Listing(call, settings)

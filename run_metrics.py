@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
+from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, day_at, span, today_in
@@ -314,18 +315,18 @@ def _refuse_conflicts(parser: CommandParser, call: RunArguments) -> None:
         parser.error("--quiet and --verbose exclude each other")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
     call, run, interruption = RunArguments(), None, Interruption()
     summary = RunSummary(call)
-    console = configure_log(ROOT / "logs" / "metrics.log")
+    console = configure_log(root / "logs" / "metrics.log")
     interruption.listen()
     on_signals(lambda number, frame: None)  # a handler all the same: SIG_IGN would be inherited by METRICS_ON_END
     try:
         call = parse_arguments(words)
         log.info("%s", " ".join(["run_metrics.py", *words]))
-        settings = load_settings()
+        settings = load_settings(root)
         set_log_level(settings.log_level)
         for text in settings.warnings:
             log.warning("%s", text)
@@ -357,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = {"run_id": run_id, "version": VERSION, "command": ["run_metrics.py", *words],
                    "status": STATUSES.get(exit_code, "interrupted"), "exit_code": exit_code, "seconds": seconds,
                    **summary.as_dict(), "warnings": console.warnings}  # fmt: skip
-        run_on_end(on_end_command(), outcome)
+        run_on_end(on_end_command(root), outcome)
         if call.json:
             write_line(as_json(outcome, indent=None))
     return exit_code

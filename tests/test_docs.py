@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -126,7 +125,7 @@ def named(page: Path) -> str:
 @pytest.fixture
 def shipped(project: Project) -> Project:
     """The project as it is shipped, on a small game, with a .env and a .venv, as a crontab finds it."""
-    shutil.copytree(ROOT / "sql", project.folder / "sql", dirs_exist_ok=True)
+    project.write_shipped()
     game.load(project.database.connection, date.today(), game.TINY)
     project.env = {"METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRICS_HISTORY_START": "2024-12-01"}
     lines = [f"{name}='{value}'\n" for name, value in {**project.database.env, **project.env}.items()]

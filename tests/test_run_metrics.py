@@ -455,6 +455,7 @@ def test_a_setting_or_server_that_is_wrong_is_one_line_without_the_password(proj
 def test_commands_work_from_a_path_with_spaces_with_an_env_file_alone(project: Project, tmp_path: Path) -> None:
     project.write("m.sql", metric_sql("m", "%(from_file)s"))
     folder = tmp_path / "a path with 'quotes' and spaces"
+    project.install()
     shutil.copytree(project.folder, folder)
     with account(project.database, "p@ss $HOME #1") as user:
         own = {"DB_USER": user, "DB_PASSWORD": "'p@ss $HOME #1'", "METRIC_PARAM_FROM_FILE": "x"}
