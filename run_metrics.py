@@ -6,7 +6,7 @@ from __future__ import annotations
 from src.cli import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
-    use_own_packages(__file__)
+    use_own_packages(__file__, "PyMySQL", "python-dotenv", "tqdm")
     exit_on_signals()
 
 import signal

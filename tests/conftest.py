@@ -43,6 +43,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=INSTALLS, default="mariadb", help="the server that the tests run on")
 
 
+KILL_SERVERS = """
+import sys
+from pathlib import Path
+from demo.server import Server
+sys.stdin.read()  # to the end of the tests, however they end
+for file in Path(sys.argv[1]).rglob("pid"):
+    Server(file.parent).kill()
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kill the servers of this test run even if the run itself is killed."""
+    words = [sys.executable, "-c", KILL_SERVERS, str(tmp_path_factory.getbasetemp())]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
     """The name of the engine under test: mariadb, mysql or mariadb-11.8."""
@@ -232,7 +250,7 @@ class Project:
         return (self.folder / "logs" / "metrics.log").read_text()
 
     def _call(self, main: Main, words: Sequence[str], env: Mapping[str, str] | None) -> Result:
-        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
+        out, err = io.StringIO(), io.StringIO()
         with as_in_a_process(self.environment(env)), redirect_stdout(out), redirect_stderr(err):
             try:
                 code = main(words, self.folder)
@@ -240,10 +258,7 @@ class Project:
                 code = int(exit.code or 0)
         if code == 128 + signal.SIGINT:
             raise KeyboardInterrupt  # Ctrl-C is meant for pytest; the tests of signals use start()
-        out.flush()
-        err.flush()
-        texts = (stream.buffer.getvalue().decode() for stream in (out, err))
-        return subprocess.CompletedProcess(words, code, *texts)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
