@@ -6,7 +6,7 @@ from __future__ import annotations
 from src.cli import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
 
 if __name__ == "__main__":
-    use_own_packages(__file__)
+    use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
     exit_on_signals()
 
 import signal
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
+from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, table, write_line
@@ -247,13 +247,13 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # piped into head, it ends without a word
     configure_log(None)
     try:
         arguments = parse_arguments(argv)
-        settings = load_settings()
+        settings = load_settings(root)
         for text in settings.warnings:
             log.warning("%s", text)
         listing = Listing(arguments, settings)

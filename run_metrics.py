@@ -6,7 +6,7 @@ from __future__ import annotations
 from src.cli import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
-    use_own_packages(__file__)
+    use_own_packages(__file__, "PyMySQL", "python-dotenv", "tqdm")
     exit_on_signals()
 
 import signal
@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, day_at, span, today_in
@@ -396,18 +397,18 @@ def _refuse_conflicts(parser: CommandParser, arguments: RunArguments) -> None:
         parser.error("--quiet and --verbose exclude each other")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
     arguments, run, interruption = RunArguments(), None, Interruption()
     summary = RunSummary(arguments)
     where = {"database": "", "host": ""}
-    console = configure_log(ROOT / "logs" / "metrics.log")
+    console = configure_log(root / "logs" / "metrics.log")
     interruption.listen()
     on_signals(lambda number, frame: None)  # a handler all the same: SIG_IGN would be inherited by METRICS_ON_END
     try:
         arguments = parse_arguments(words)
-        settings = load_settings()
+        settings = load_settings(root)
         where = {"database": settings.db_name, "host": settings.host}
         log.info("%s on %s at %s", " ".join(["run_metrics.py", *words]), settings.db_name, settings.host)
         set_log_level(settings.log_level)
@@ -441,7 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = {"run_id": run_id, "version": VERSION, "command": ["run_metrics.py", *words],
                    **where, "status": STATUSES.get(exit_code, "interrupted"), "exit_code": exit_code,
                    "seconds": seconds, **summary.as_dict(), "warnings": console.warnings}  # fmt: skip
-        run_on_end(on_end_command(), outcome)
+        run_on_end(on_end_command(root), outcome)
         if arguments.json:
             write_line(as_json(outcome, indent=None))
     return exit_code

@@ -17,7 +17,7 @@ import pytest
 
 from demo import game
 from demo.server import Server
-from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script
+from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script, shipped_sql
 from tests.proxy import Cut, Proxy
 from tests.test_interrupts import dispose
 from tests.workload import wait_until
@@ -85,10 +85,9 @@ def _use(project: Project, server: Server, connection: Any, schema: str) -> Proj
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=30)),
     }  # fmt: skip
     tables = rf"\b(FROM|JOIN) ({'|'.join(game.TABLES)})\b"
-    for source in sorted((ROOT / "sql").rglob("*.sql")):
-        if source.name != "schema.sql":
-            text = source.read_text() if schema == "game" else re.sub(tables, r"\1 game.\2", source.read_text())
-            project.write(str(source.relative_to(ROOT / "sql")), text)
+    for path in shipped_sql():
+        text = (ROOT / "sql" / path).read_text()
+        project.write(path, text if schema == "game" else re.sub(tables, r"\1 game.\2", text))
     project.write("90_with_temporary_table.sql", TEMPORARY)
     return project
 

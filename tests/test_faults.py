@@ -58,6 +58,7 @@ ON DUPLICATE KEY UPDATE value_list = VALUES(value_list);
 
 def without_rules(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command with every rule of sql_checks switched off: what it does then must be right as well."""
+    project.install()
     return subprocess.run(
         [sys.executable, "-c", NO_RULES, *words], env=project.environment(), cwd=project.folder, capture_output=True,
         text=True, check=False, timeout=120,

@@ -431,6 +431,7 @@ def test_verify_says_that_the_source_changed_and_blames_no_file(nightly: Project
         "2 rows could not be compared: the source changed meanwhile (paid, total). Run the command again.",
         "Both ways compared, nothing kept: 18 equal, 0 different.",
     ]
+    nightly.write("incremental/02_total.sql", metric_sql("total", f"{BEFORE} + {PAID}"))
     assert nightly.run("--verify", FIRST, LAST).returncode == 0
 
 
@@ -664,6 +665,7 @@ def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_output_that_cannot_be_written_stops_no_metric_and_the_log_has_the_resume_line(
     nightly: Project, redirect: str
 ) -> None:
+    nightly.install()
     nightly.write("09_bad.sql", f"SELECT 1 AS n FROM payments WHERE day = %(metric_date)s AND day < '{LAST}'")
     command = shlex.join([sys.executable, str(nightly.folder / "run_metrics.py"), "2025-01-09", LAST])
     done = subprocess.run(["bash", "-c", f"{command} {redirect}"], env=nightly.environment(), text=True,

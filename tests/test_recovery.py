@@ -480,7 +480,7 @@ def test_the_statement_limit_stops_real_work_in_the_server(project: Project) -> 
     project.write("03_slow.sql", metric_sql("slow", f"COALESCE({work}, 0)"))
     project.write("01_first.sql", metric_sql("first"))
     over: list[bool] = []
-    watch = threading.Thread(target=lambda: over.append(project.run(
+    watch = threading.Thread(target=lambda: over.append(project.run_process(
         DATE, NEXT, "--keep-going", env={"METRIC_TIMEOUT_SECONDS": "1"}).returncode == 1))  # fmt: skip
     watch.start()
     wait_until(lambda: at_work(project.database, f"03_slow.sql {DATE}"))

@@ -18,7 +18,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.conftest import ROOT, Database, metric_sql
+from tests.conftest import ROOT, Database, metric_sql, shipped_sql
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("once")]
 
@@ -79,7 +79,10 @@ class Copy:
 
 
 def copy_to(folder: Path) -> Copy:
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED, "sql"))
+    for path in shipped_sql():
+        (folder / "sql" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / "sql" / path, folder / "sql" / path)
     (folder / "logs").mkdir()
     return Copy(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
@@ -43,7 +42,7 @@ SMALL = game.Size(users=300, games=110, days=70, plays=6_000)
 @pytest.fixture
 def shipped(project: Project) -> Project:
     """The project with the sql folder that ships; each test loads the game it needs."""
-    shutil.copytree(ROOT / "sql", project.folder / "sql", dirs_exist_ok=True)
+    project.write_shipped()
     project.env = {"METRIC_PARAM_CUTOFF_DATE": str(CUTOFF), "METRICS_TIMEZONE": "UTC", "DB_TIME_ZONE": "+00:00"}
     return project
 
@@ -341,7 +340,7 @@ def test_the_files_that_ship_pass_every_rule_and_say_the_same_in_both_modes(ship
     load(shipped, game.TINY)
     checked = shipped.list("--check")
     assert (checked.returncode, checked.stdout) == (0, "12 files checked: 0 errors, 0 warnings.\n")
-    catalog = load_catalog(ROOT / "sql")
+    catalog = load_catalog(shipped.folder / "sql")
     for mode in Mode:
         assert tuple(file.name for file in catalog.in_mode(mode)) == METRICS
     assert len(catalog.initial_files) == CHAINED

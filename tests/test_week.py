@@ -74,6 +74,7 @@ class Cron:
 @pytest.fixture
 def cron(project: Project) -> Cron:
     """A team's project on its first evening."""
+    project.install()
     project.database.execute(f"CREATE TABLE payments (day DATE, amount DECIMAL(10,2)); "
                              f"INSERT INTO payments VALUES ('{day(1)}', 10.00), ('{day(0)}', 10.00)")  # fmt: skip
     for path, text in FILES.items():

@@ -120,9 +120,13 @@ class MetricStore:
                     f"table {table} is in engine {found[table]}, which cannot roll back; "
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
-        is_old = "SELECT EXISTS (SELECT 1 FROM bi_metrics) AND NOT EXISTS (SELECT 1 FROM bi_metric_state)"
-        if self._db.query(is_old)[0][0]:  # a run would store some states, and the upgrade would take them for all
-            raise MetricsError(f"bi_metrics has rows, bi_metric_state has none: the upgrade is not complete; {REPAIR}")
+        old = self._db.query(
+            "SELECT 1 FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
+            "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) AND NOT EXISTS (SELECT 1 FROM information_schema.statistics "
+            "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date')"
+        )
+        if old:  # a run would store some states, and the upgrade would take them for all
+            raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
         unique = self._db.query(
             "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
             "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' "

@@ -56,9 +56,7 @@ def database(cluster: Cluster) -> Database:
 @pytest.fixture
 def shipped(project: Project, cluster: Cluster) -> Project:
     """The shipped metrics; commands go through the proxy."""
-    for path in (ROOT / "sql").rglob("*.sql"):
-        if path.name != "schema.sql":
-            project.write(str(path.relative_to(ROOT / "sql")), path.read_text())
+    project.write_shipped()
     project.env = {
         "DB_SOCKET": "", "DB_HOST": "127.0.0.1", "DB_PORT": str(cluster.proxy_port), "DB_USER": ACCOUNT,
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=100)),
