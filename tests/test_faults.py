@@ -235,7 +235,7 @@ def test_a_metric_built_on_itself_needs_an_initial_file_and_then_starts_right_ag
 
 def test_a_helper_runs_its_incremental_file_on_dates_and_its_initial_file_in_the_load(project: Project) -> None:
     project.database.execute(f"{PAYMENTS} CREATE TABLE sums (day DATE NOT NULL PRIMARY KEY, amount INT NOT NULL)")
-    fill = "-- Description: x\nINSERT INTO sums SELECT day, SUM(amount) FROM payments WHERE day {} GROUP BY day"
+    fill = "-- Description: x\nREPLACE INTO sums SELECT day, SUM(amount) FROM payments WHERE day {} GROUP BY day"
     project.write("initial/1_fill.sql", fill.format("BETWEEN %(start_date)s AND %(metric_date)s"))
     project.write("incremental/1_fill.sql", fill.format("= %(metric_date)s"))
     project.write("2_sum.sql", metric_sql("sum", "(SELECT amount FROM sums WHERE day = %(metric_date)s)"))

@@ -486,6 +486,7 @@ def break_a_file(project: Project) -> None:
 
 def fail_a_run(project: Project) -> None:
     project.write("01_paid.sql", metric_sql("paid", where="FROM nowhere"))
+    forget(project, DAYS[1], "paid")
     assert project.run(DAYS[1]).returncode == 1
     project.write("01_paid.sql", metric_sql("paid", PAID))
 

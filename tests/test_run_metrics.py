@@ -216,7 +216,7 @@ def test_all_problems_of_all_files_are_named_before_the_first_date(project: Proj
 
 def test_a_range_is_explained_before_its_first_date(project: Project) -> None:
     project.write("1_good.sql", metric_sql("good"))
-    project.write("2_bad.sql", metric_sql("bad", where="\nFROM bi_metrics WHERE nope = 1"))
+    project.write("2_bad.sql", metric_sql("bad", where="\nFROM bi_metrics WHERE metrics = 'good' AND nope = 1"))
     one = project.run(DAY)
     assert (one.returncode, "(1054)" in one.stderr) == (1, True)
     many = project.run("2025-01-01", "2025-01-31")
@@ -642,7 +642,7 @@ def test_a_range_stops_at_the_first_failed_date_and_the_printed_command_resumes_
 
 def test_a_metric_that_writes_no_row_fails_its_date(project: Project) -> None:
     project.write("1_m.sql", metric_sql("m"))
-    project.write("2_none.sql", metric_sql("none", where="FROM bi_metrics WHERE metrics = 'nothing'"))
+    project.write("2_none.sql", metric_sql("none", where="FROM bi_metrics WHERE metrics = 'm' AND 1 = 0"))
     result = project.run(DAY)
     assert result.returncode == 1
     assert f"Error: {DAY}: sql/2_none.sql: wrote no row of 'none' for {DAY}; check what " in result.stderr

@@ -243,6 +243,8 @@ class _Rules:
         is_fine = file.disabled or file.name in self.catalog.work_tables
         if own is None or is_fine or (can_start and file.mode is Mode.INCREMENTAL):
             return
+        if file.is_helper and any(statement.is_query and own in statement.code for statement in file.statements):
+            return  # it looks at its table and builds nothing
         what = "helper" if file.is_helper else "metric"
         cure = f"add {root}/initial/{_cut(file.name)}.sql that computes it from the source"
         if file.mode is Mode.INITIAL:

@@ -183,10 +183,14 @@ class Overview:
         if names:
             for name, day, error, failed_at in self._db.query(
                 "SELECT metric, metric_date, error, CAST(failed_at AS CHAR) FROM bi_metric_state "
-                "WHERE metric IN %s AND failed_at IS NOT NULL AND state NOT IN ('waiting', 'final') "
-                "ORDER BY failed_at, metric_date", (tuple(names),),
+                "WHERE metric IN %s AND failed_at IS NOT NULL ORDER BY failed_at, metric_date", (tuple(names),),
             ):  # fmt: skip
-                found[name].failure = Failure(day, failed_at, error)
+                if not self._is_current(found[name], day):
+                    found[name].failure = Failure(day, failed_at, error)
+
+    def _is_current(self, cells: CellsOf, day: date) -> bool:
+        is_past = cells.first is not None and cells.first <= day < self._today
+        return is_past and day not in cells.missing and day not in cells.reopened
 
     def _tell_newest(self, found: Mapping[str, CellsOf]) -> None:
         """Add when the newest cell of each name was computed."""
