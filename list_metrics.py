@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
@@ -24,9 +24,9 @@ from src.display.status import in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
-from src.sql_loader import load_catalog, select
+from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.store import MetricStore
 from src.wording import count
 
@@ -81,16 +81,18 @@ class Listing:
     def files(self) -> int:
         """Print the files of a mode in run order, the disabled ones too, and their problems below."""
         files = select(self.catalog, self.mode, [])
-        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.mode))]
+        shown = [file for file in self.catalog.files if file.mode in (None, self.mode)]
+        numbers = {file.path: str(number) for number, file in enumerate(files, start=1)}
         problems = self._problems(files)
         head = ("#", "Metric", "Type", "Runs", "Reads", "File", "Description")
         rows = []
         for file in shown:
             kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
-            number = "-" if file.disabled else str(files.index(file) + 1)
-            reads = ", ".join(sorted(self.catalog.reads_of(file))) or "-"
+            all_of_them = {EVERY_METRIC, *self.catalog.helpers_read(file)}
+            names = all_of_them if self.catalog.reads_everything(file) else self.catalog.reads_of(file)
+            reads = ", ".join(sorted(names)) or "-"
             runs = "set-based" if file.is_set_based else "per date"
-            rows.append((number, file.name, kind, runs, reads, file.path, file.description))
+            rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.call.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
             write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
@@ -103,12 +105,18 @@ class Listing:
     def check(self) -> int:
         """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
         files = [file for file in self.catalog.files if not file.disabled]
-        problems, left_out = self._problems(files), 0
-        if not self.call.offline:
-            broken = {problem.file for problem in problems if problem.severity == "error"}
-            sound = [file for file in files if file.path not in broken]
-            steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
+        left_out = 0
+        if self.call.offline:
+            self.catalog = replace(self.catalog, stored=frozenset())
+            problems = self._problems(files)
+        else:
             with closing(self._connected()) as database:
+                stored, views = MetricStore(database, self.zone).names(), views_and_functions(database, self.catalog)
+                self.catalog = replace(self.catalog, stored=stored, views=views)
+                problems = self._problems(files)
+                broken = {problem.file for problem in problems if problem.severity == "error"}
+                sound = [file for file in files if file.path not in broken]
+                steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
                 problems = sorted([*problems, *found, *wrong_engines(database, sound)])
         if self.call.json:

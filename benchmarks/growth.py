@@ -180,8 +180,8 @@ class Nights(Bench):
     def fill(self) -> None:
         """Make the rows of all dates, each computed after its date had ended, and the records of their runs."""
         self.prepare()
-        files = load_catalog(self.project / "sql").files
-        metrics = ", ".join(f"('{file.name}', '{file.path}', '{file.fingerprint}')" for file in files)
+        catalog = load_catalog(self.project / "sql")
+        metrics = ", ".join(f"('{f.name}', '{f.path}', '{catalog.definition(f.name)}')" for f in catalog.files)
         days = ", ".join(f"('{self.today - timedelta(days=n)}')" for n in range(1, self.dates + 1)) or "(NULL)"
         self.execute(
             "DROP TABLE IF EXISTS metrics, days; CREATE TABLE days (day DATE); "
