@@ -27,7 +27,7 @@ from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
-from src.sql_loader import load_catalog, select
+from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
 from src.storage.store import MetricStore
 from src.wording import count
@@ -83,16 +83,18 @@ class Listing:
     def files(self) -> int:
         """Print the files of a mode in run order, the disabled ones too, and their problems below."""
         files = select(self.catalog, self.mode, [])
-        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.mode))]
+        shown = [file for file in self.catalog.files if file.mode in (None, self.mode)]
+        numbers = {file.path: str(number) for number, file in enumerate(files, start=1)}
         problems = self._problems(files)
         head = ("#", "Metric", "Type", "Runs", "Reads", "File", "Description")
         rows = []
         for file in shown:
             kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
-            number = "-" if file.disabled else str(files.index(file) + 1)
-            reads = ", ".join(sorted(self.catalog.reads_of(file))) or "-"
+            all_of_them = {EVERY_METRIC, *self.catalog.helpers_read(file)}
+            names = all_of_them if self.catalog.reads_everything(file) else self.catalog.reads_of(file)
+            reads = ", ".join(sorted(names)) or "-"
             runs = "set-based" if file.is_set_based else "per date"
-            rows.append((number, file.name, kind, runs, reads, file.path, file.description))
+            rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
             write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
@@ -105,12 +107,17 @@ class Listing:
     def check(self) -> int:
         """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
         files = [file for file in self.catalog.files if not file.disabled]
-        problems, left_out = self._problems(files), 0
-        if not self.arguments.offline:
-            broken = {problem.file for problem in problems if problem.severity == "error"}
-            sound = [file for file in files if file.path not in broken]
-            steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
+        left_out = 0
+        if self.arguments.offline:
+            self.catalog = replace(self.catalog, stored=frozenset())
+            problems = self._problems(files)
+        else:
             with closing(self._connected()) as database:
+                self._ask_what_is_stored(database)
+                problems = self._problems(files)
+                broken = {problem.file for problem in problems if problem.severity == "error"}
+                sound = [file for file in files if file.path not in broken]
+                steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
                 problems = sorted([*problems, *found, *wrong_engines(database, sound)])
         if self.arguments.json:
@@ -165,8 +172,8 @@ class Listing:
         return PROBLEMS if max_age is not None and bad else OK
 
     def _states(self, database: DatabaseManager) -> list[MetricState]:
-        store = MetricStore(database, self.zone, self.settings.metrics_mend_days)
-        self.catalog = replace(self.catalog, stored=store.names(), views=views_and_functions(database, self.catalog))
+        self._ask_what_is_stored(database)
+        store = self._store(database)
         return states(Overview(database, self.today), self.catalog, self.today, store.mended_since(self.today),
                       self._errors_by_path())  # fmt: skip
 
@@ -185,15 +192,23 @@ class Listing:
 
         with closing(self._connected()) as database:
             found = self._states(database)
-            store = MetricStore(database, self.zone, self.settings.metrics_mend_days)
-            page = page_of(store, Overview(database, self.today), found, self.catalog, self.settings.db_name,
-                           self.today, self.arguments.days)  # fmt: skip
+            overview, name = Overview(database, self.today), self.settings.db_name
+            page = page_of(
+                self._store(database), overview, found, self.catalog, name, self.today, self.arguments.days
+            )
         try:
             write(page, Path(file))
         except OSError as error:
             raise SettingsError(f"--html {file}: cannot write it: {error.strerror or error}") from None
         write_line(f"{page.state}. The page is {file}")
         return OK
+
+    def _ask_what_is_stored(self, database: DatabaseManager) -> None:
+        stored, views = self._store(database).names(), views_and_functions(database, self.catalog)
+        self.catalog = replace(self.catalog, stored=stored, views=views)
+
+    def _store(self, database: DatabaseManager) -> MetricStore:
+        return MetricStore(database, self.zone, self.settings.metrics_mend_days)
 
     def _errors_by_path(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -209,7 +224,7 @@ class Listing:
         except DatabaseError as error:
             hint = "; to check without it: --check --offline" if self.arguments.check else ""
             raise DatabaseError(error.code, f"{error}{hint}") from None
-        MetricStore(database, self.zone, self.settings.metrics_mend_days).require_schema()
+        self._store(database).require_schema()
         return database
 
 

@@ -118,7 +118,7 @@ class Catalog:
                 parts += [file.mode.value if file.mode else "", file.data_type, file.empty_value or ""]
                 for statement in file.statements:
                     parts += [*(token.text for token in statement.tokens if token.kind not in SPACE), ";"]
-                    used |= {token.text[2:-2] for token in statement.tokens if token.kind == "parameter"}
+                used |= file.script.parameters
             parts += [f"{each}={self.parameters[each]}" for each in sorted(used & self.parameters.keys())]
             text = "\0".join(parts).replace("\r\n", "\n")
             self._definitions[name] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

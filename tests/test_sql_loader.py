@@ -282,7 +282,8 @@ def test_a_work_table_is_read_through_and_has_no_cells(tmp_path: Path) -> None:
     }  # fmt: skip
     loaded = catalog(tmp_path, texts)
     assert loaded.work_tables == {"w", "w2"}
-    assert (loaded.names, loaded.helper_names) == ({"a", "x", "y"}, {"h", "z"})
+    assert loaded.names == {"a", "x", "y"}
+    assert loaded.helper_names == {"h", "z"}
     assert loaded.cells == {"a", "x", "y", "h", "z"}
     assert {name: set(read) for name, read in loaded.reads.items() if read} == {"x": {"a", "h", "z"}, "y": {"a"}}
     assert [loaded.work_tables_of(name) for name in ("x", "y", "a", "nobody")] == [

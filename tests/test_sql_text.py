@@ -207,7 +207,7 @@ def test_the_header_is_what_stands_above_the_code() -> None:
     ]  # fmt: skip
     assert script.header_list("reads") == {"a", "b"}
     assert script.header_list("allow") == {"e", "f", "g"}
-    assert script.parameters == {"a", "b"}
+    assert script.parameters == {"b"}
 
 
 def test_a_text_of_comments_and_hints_alone_has_no_statement() -> None:

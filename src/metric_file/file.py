@@ -36,9 +36,8 @@ class Script:
 
     @cached_property
     def parameters(self) -> frozenset[str]:
-        """The names of all %(name)s in code and in checks, known or not."""
-        statements = (*self.statements, *(check.statement for check in self.checks))
-        return frozenset(token.text[2:-2] for s in statements for token in s.tokens if token.kind == "parameter")
+        """The names of all %(name)s in the code, known or not; checks are no part of it."""
+        return frozenset(t.text[2:-2] for s in self.statements for t in s.tokens if t.kind == "parameter")
 
 
 class Mode(Enum):

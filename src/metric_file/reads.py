@@ -80,28 +80,30 @@ class Behind(NamedTuple):
     tables: set[Table]  # names in lower case
 
 
+def named_in(definition: str) -> tuple[set[Table], set[str]]:
+    """Return the tables and the functions that the definition of a view or a stored function names, in lower case."""
+    statement = Statement(tuple(read(definition)), 1, 1, 1)
+    code, words = statement.code, statement.words
+    found = (table_at(code, i) for i in tables(code, words))
+    called = {token.name for i, token in enumerate(code) if token.name and words[i + 1] == "("}
+    return {Table(table.schema.lower(), table.name.lower()) for table in found}, called
+
+
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
     """Return what views and stored functions read, by name in lower case; a definition is "" if it is unreadable."""
-    reasons: dict[str, str] = {}
-    tables_of: dict[str, set[Table]] = {}
-    named: dict[str, set[str]] = {}
-    definitions = {name: text for name, text in definitions.items() if name not in METRICS_VIEWS}
-    for name, text in definitions.items():
-        statement = Statement(tuple(read(text)), 1, 1, 1)
-        code, words = statement.code, statement.words
-        found = [table_at(code, i) for i in tables(code, words)]
-        tables_of[name] = {Table(table.schema.lower(), table.name.lower()) for table in found}
-        called = {token.name for i, token in enumerate(code) if words[i + 1] == "("}
-        named[name] = definitions.keys() & (called | {table.name for table in tables_of[name]})
-        if not text.strip():
+    named = {name: named_in(text) for name, text in definitions.items() if name not in METRICS_VIEWS}
+    inner = {name: named.keys() & ({t.name for t in found} | called) for name, (found, called) in named.items()}
+    reasons = {}
+    for name in named:
+        if not definitions[name].strip():
             reasons[name] = f"this account may not read the definition of {name}"
-        elif not METRICS_VIEWS.isdisjoint(unquoted(token).lower() for token in code):
+        elif not METRICS_VIEWS.isdisjoint(unquoted(token).lower() for token in read(definitions[name])):
             reasons[name] = f"{name} reads {METRICS_TABLE}"
     behind = {}
-    for name in definitions:
-        reached = sorted({name, *closure([name], named)}, key=lambda each: each != name)
+    for name in named:
+        reached = [name, *sorted(closure([name], inner))]
         hides = next((reasons[each] for each in reached if each in reasons), "")
-        behind[name] = Behind(hides, set().union(*(tables_of[each] for each in reached)))
+        behind[name] = Behind(hides, {table for each in reached for table in named[each][0]})
     return behind
 
 

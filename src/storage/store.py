@@ -122,8 +122,9 @@ class MetricStore:
                 )
         old = self._db.query(
             "SELECT 1 FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
-            "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) AND NOT EXISTS (SELECT 1 FROM information_schema.statistics "
-            "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date')"
+            "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) "
+            "AND NOT EXISTS (SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() "
+            "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date')"
         )
         if old:  # a run would store some states, and the upgrade would take them for all
             raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
