@@ -122,8 +122,9 @@ class Run:
             self.catalog, self._files_that_may_run(), self.settings.parameters.keys(), self.settings.db_name
         )
         _refuse(problems)
-        for problem in problems:  # warnings, which list_metrics.py prints
-            log.getChild("sql").warning("%s", problem)
+        if self.catalog.stored is not None:  # else the files are checked once more
+            for problem in problems:  # warnings, which list_metrics.py prints
+                log.getChild("sql").warning("%s", problem)
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, those that they need, and the initial files that may take their place."""
