@@ -25,7 +25,7 @@ from src.display.status import MetricState, in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
+from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
 from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
@@ -119,7 +119,8 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                problems = sorted([*problems, *found, *wrong_engines(database, sound)])
+                found += [*wrong_engines(database, sound), *hidden_tables(database, sound)]
+                problems = sorted([*problems, *found])
         if self.arguments.json:
             write_line(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)

@@ -29,7 +29,7 @@ from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
+from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
@@ -155,7 +155,7 @@ class Run:
         )
         self._check_files()
         files = self._files_that_may_run()
-        _refuse(wrong_engines(self.database, files))
+        _refuse([*wrong_engines(self.database, files), *hidden_tables(self.database, files)])
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             _refuse(ask_server(self.database, steps)[0])
@@ -281,9 +281,9 @@ class Run:
             write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
         else:
             self.reporter.verdict(verdict)
-        if len(verdict.moved) == verdict.compared:
-            return A_DATE_FAILED  # nothing could be compared
-        return DIFFERS if verdict.different else OK
+        if verdict.different:
+            return DIFFERS
+        return A_DATE_FAILED if verdict.moved else OK  # something could not be compared
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from src.running.compute import BatchResult, Computation
 from src.running.plan import Batch
 from src.server.codes import TRANSIENT
 from src.sql_loader import Catalog
-from src.storage.changes import Change, StoredRow, differences
+from src.storage.changes import Change, StoredRow, differing, shortened
 from src.storage.store import Cell, MetricStore
 
 log = logging.getLogger("bi_metrics")
@@ -100,33 +100,36 @@ class MetricRunner:
     def verify(self, at_once: Batch, by_date: Sequence[MetricFile]) -> Verdict:
         """Compute all dates of `at_once`, then each date from the one before it by the files `by_date`, and compare.
 
-        The first date is computed by initial files both times: what came late before it is no fault of a file. The
-        transaction is rolled back.
+        Each way starts from what is stored, runs its own helpers, and is rolled back. The first date is computed by
+        initial files both times: what came late before it is no fault of a file. Of the values that differ, those count
+        that the first way gives twice: of the others the source has changed, or they are never the same.
         """
+        days = [Batch(Mode.INCREMENTAL, (day,), tuple(by_date)) for day in at_once.dates]
 
         def both_ways() -> Verdict:
-            dates, metrics = at_once.dates, at_once.metrics
-            with self._db.transaction(keep=False):
-                first = self._rows_of(at_once)
-                for day in dates:
-                    batch = Batch(Mode.INCREMENTAL, (day,), tuple(by_date))
-                    self._computation.compute(batch, starts_anew=day == dates[0])
-                second = {(name, day): row for name, day, row in self._store.rows(metrics, dates)}
-                found = {cell: text for cell, row in first.items() if (text := differences(row, second[cell]))}
-                # A difference counts only if the first way still says the same: else the source has changed.
-                files = tuple(file for file in at_once.files if not file.is_helper)
-                again = self._rows_of(replace(at_once, files=files)) if found else first
-                moved = [cell for cell in found if differences(first[cell], again[cell])]
-                different = tuple(
-                    Change(*cell, "different", False, text) for cell, text in found.items() if cell not in moved
-                )
-                return Verdict(len(first), different, tuple(moved))
+            first, second = self._rows_of([at_once], at_once), self._rows_of(days, at_once)
+            found = {cell: differing(row, second[cell]) for cell, row in first.items()}
+            again = self._rows_of([at_once], at_once) if any(found.values()) else first
+            different, moved = [], []
+            for cell, values in found.items():
+                unsure = differing(first[cell], again[cell]).keys()
+                if sure := [text for place, text in values.items() if place not in unsure]:
+                    different.append(Change(*cell, "different", False, shortened(sure)))
+                elif values:
+                    moved.append(cell)
+            return Verdict(len(first), tuple(different), tuple(moved))
 
         return self.with_retries(both_ways, "the comparison")
 
-    def _rows_of(self, batch: Batch) -> Mapping[Cell, StoredRow]:
-        self._computation.compute(batch)
-        return {(name, day): row for name, day, row in self._store.rows(batch.metrics, batch.dates)}
+    def _rows_of(self, batches: Sequence[Batch], of: Batch) -> Mapping[Cell, StoredRow]:
+        """Return the rows of a batch as some batches compute them; nothing stays."""
+
+        def work() -> dict[Cell, StoredRow]:
+            for batch in batches:
+                self._computation.compute(batch, starts_anew=batch.dates[0] == of.dates[0])
+            return {(name, day): row for name, day, row in self._store.rows(of.metrics, of.dates)}
+
+        return self._in_transaction(work, "the comparison", keep=False)
 
     # --- again after a passing error ----------------------------------------------------------------------------------
 

@@ -280,7 +280,7 @@ def metric_sql(name: str, value: str = "1", header: str = "", *, where: str = ""
 {header}
 INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 SELECT '{name}', 'card', JSON_ARRAY('n'), d.v, %(metric_date)s FROM (SELECT JSON_OBJECT('n', {value}) AS v {where}) d
-ON DUPLICATE KEY UPDATE value_list = d.v;
+ON DUPLICATE KEY UPDATE value_list = d.v, f_list = VALUES(f_list);
 """
 
 

@@ -166,11 +166,11 @@ def _parsed(row: tuple[str, str, str]) -> Any:
 
 
 def test_a_file_that_needs_more_rights_fails_and_the_failure_is_noted(bi: Project) -> None:
-    bi.write("95_delete.sql", metric_sql("delete") + "DELETE FROM game.users WHERE id < 0;\n")
+    bi.write("05_delete.sql", metric_sql("delete") + "DELETE FROM game.users WHERE id < 0;\n")
     refused = bi.run(str(FIRST))
     assert refused.returncode == 1
     assert re.search(
-        rf"^Error: {FIRST}: sql/95_delete\.sql:\d+: statement 2 of 2: \(1142\) DELETE command denied to user "
+        rf"^Error: {FIRST}: sql/05_delete\.sql:\d+: statement 2 of 2: \(1142\) DELETE command denied to user "
         "'bi_beside'.*; the account lacks a right: see the GRANT statements in ", refused.stderr, re.MULTILINE,
     )  # fmt: skip
     assert bi.database.metrics() == []

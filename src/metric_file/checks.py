@@ -22,6 +22,7 @@ Severity = Literal["error", "warning"]
 
 DATA_TYPES = ("card", "timeseries", "ranking")
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
+ALLOWED_ERRORS = ("reads-later-metric", "warnings")  # the latter are the server's, of what a file computes
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
 _TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
@@ -165,7 +166,8 @@ class _Rules:
 
     def missing_metric_date(self) -> _Found:
         """A metric that does not depend on its date gets the same value for every date."""
-        if not self.file.is_helper and not self._names_a_date():
+        has_date = self._names_a_date() or self.catalog.work_tables_of(self.file.name)  # which holds those of the date
+        if not self.file.is_helper and not has_date:
             yield _row_maker(self.file), "every date would get the same value; use %(metric_date)s"
 
     def helper_without_date(self) -> _Found:
@@ -389,7 +391,8 @@ class _Rules:
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
-                if key == "allow" and name != "reads-later-metric" and RULES.get(name, "error") == "error":
+                may_be_allowed = name in ALLOWED_ERRORS or RULES.get(name) == "warning"
+                if key == "allow" and not may_be_allowed:
                     yield line, f"{_cut(name)} is not a rule that can be allowed; correct or remove it"
 
     def _metrics_named(self) -> dict[str, HeaderLine | Token]:
@@ -523,7 +526,7 @@ _FOR_FILES = tuple(
 )
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
-_ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # server_checks.py, placement_problems()
+_ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "full-scan", "misplaced")  # by other functions
 _WARNINGS = {"helper-without-date", "reads-no-metric", "reads-the-clock", "unread-rows", "header", "full-scan",
              "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

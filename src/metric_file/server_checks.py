@@ -96,6 +96,24 @@ def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str
     return definitions
 
 
+def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each temporary table that would hide a table of the same name from its file."""
+    made = [(file, statement, statement.temporary_table.lower())
+            for file in files for statement in file.statements if statement.temporary_table]  # fmt: skip
+    if not made:
+        return []
+    rows = database.query(
+        "SELECT LOWER(table_name) FROM information_schema.tables WHERE table_schema = DATABASE() "
+        "AND LOWER(table_name) IN %s AND table_type <> 'TEMPORARY'", (tuple({name for _, _, name in made}),),
+    )  # fmt: skip
+    found = []
+    for file, statement, name in made:
+        if (name,) in rows:
+            message = f"the temporary table {name} would hide the table of this name from the file; rename it"
+            found.append(Problem(file.path, statement.line, statement.column, "error", "hides-a-table", message))
+    return sorted(found)
+
+
 def _explainable(step: Step) -> Iterator[tuple[str, Statement]]:
     for statement, sql in zip(step.file.statements, step.statements, strict=True):
         if statement.verb in WRITERS | {"SELECT", "WITH"}:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import groupby
 from pathlib import PurePosixPath
 
 from src.dates import ONE_DAY, ranges, span
-from src.db_manager import DatabaseManager, Row
+from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile, Mode
 from src.metric_file.header import HeaderLine
@@ -23,17 +23,18 @@ from src.running.plan import Batch
 from src.running.select_rows import QueryError, as_sql, values_of
 from src.server.codes import LOCK_GONE, TRANSIENT
 from src.sql_loader import Catalog
-from src.storage.changes import Change, compare
+from src.storage.changes import Change, compare, is_readable
 from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, Replaced
 from src.wording import count
 
 log = logging.getLogger("bi_metrics")
 sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
 
-# MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
-HARMLESS_WARNINGS = (1287, 1051)
-CUT_VALUES = frozenset({1260, 1264, 1265, 1292, 1366, 1406})  # warnings of a SELECT, errors of a strict INSERT
+# Warnings that tell of no value: deprecations, among them VALUES(column), the only form every server reads; what the
+# optimizer did with a hint, or for want of memory. Notes are harmless as well.
+HARMLESS_WARNINGS = frozenset({1287, 1681, 3719, 3720, 3778, 1739, 3123, 3124, 3125, 3126, 3127, 3128, 3170})
 REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
+WARNINGS = "warnings"  # in `-- Allow:`
 CHECKS_PER_QUERY = 100
 ROWS_SHOWN = 3  # of a check that failed
 SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
@@ -159,18 +160,24 @@ class Computation:
 
     def _may_build_on(self, name: str, day: date, before: Before) -> bool:
         """Tell whether the cell of the day before is current and of the present definition."""
-        known = before.state(name, day - ONE_DAY)
-        return before.is_current(name, day - ONE_DAY) and known.definition in (None, self._catalog.definition(name))
+        return before.is_current(name, day - ONE_DAY) and not self._is_redefined(name, day - ONE_DAY, before)
+
+    def _is_redefined(self, name: str, day: date, before: Before) -> bool:
+        return before.state(name, day).definition not in (None, self._catalog.definition(name))
 
     # --- one file -----------------------------------------------------------------------------------------------------
 
     def _blank(self, batch: Batch, before: Before) -> None:
-        """Overwrite the rows of INSERT metrics, so that one which its file does not compute shows."""
-        names = [file.name for file in batch.files if file.kind is Kind.INSERT]
-        if not any(name in names for name, _ in before.rows):
-            return
+        """Overwrite the rows of INSERT metrics, so that one which its file does not compute shows.
+
+        If their SQL has changed, f_list must be renewed as well. Else an upsert of value_list alone is enough.
+        """
+        names = {file.name for file in batch.files if file.kind is Kind.INSERT}.intersection(n for n, _ in before.rows)
+        changed = {name for name, day in before.rows if name in names and self._is_redefined(name, day, before)}
         try:
-            self._store.blank(names, batch.dates, self._blank_text)
+            for some, with_fields in ((names - changed, False), (changed, True)):
+                if some:
+                    self._store.blank(sorted(some), batch.dates, self._blank_text, with_fields)
         except StatementError as error:
             if error.code not in REFUSES_A_VALUE:
                 raise
@@ -183,7 +190,7 @@ class Computation:
     def _execute(self, step: Step, before: Before) -> StepResult:
         clock = time.monotonic()
         log.info("%s %s: start", step.label, step.file.path)
-        for sql in step.cleanup:
+        for sql in step.cleanup:  # of a try that failed
             self._db.execute(sql)
         rows_of_metrics = rows_of_others = 0
         query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
@@ -194,17 +201,17 @@ class Computation:
                     self._store_rows_of(step, sql)
                     continue
                 wrote = self._db.execute(sql)
+                self._refuse_warnings(step)
             except (StatementError, QueryError) as error:
                 raise self._file_error(step, statement, error) from error
             if statement.writes_metrics:
                 rows_of_metrics += wrote
             elif statement.number in lasting:
                 rows_of_others += wrote
-            if self._db.warnings:
-                _log_warnings(step, self._db.query("SHOW WARNINGS"))
         if step.file.kind is Kind.INSERT:
-            self._refuse_other_rows(step, rows_of_metrics, before)
-            self._store_empty(step)
+            self._look_at_insert(step, rows_of_metrics, before)
+        for sql in step.cleanup:  # what a file leaves behind would be read by the next one
+            self._db.execute(sql)
         milliseconds = round((time.monotonic() - clock) * 1000)
         log.info("%s %s: %s ms", step.label, step.file.path, milliseconds)
         return StepResult(step, milliseconds, rows_of_others > 0)
@@ -213,31 +220,39 @@ class Computation:
         """Store what a SELECT returns as the rows of its metric."""
         with self._db.select(sql) as (columns, rows):
             fields, values = values_of(step, columns, rows)
-        if self._db.warnings:
-            warnings = self._db.query("SHOW WARNINGS")
-            _log_warnings(step, warnings)
-            for _, code, text in warnings:
-                if code in CUT_VALUES:
-                    raise QueryError(f"({code}) {text}; an INSERT would refuse such a value, so this does too")
+        self._refuse_warnings(step)
         expressions = {day: as_sql(value) for day, value in values.items()}
         self._store.write(step.file.name, step.file.data_type, as_sql(fields)[1][0], expressions)
 
-    def _refuse_other_rows(self, step: Step, affected: int, before: Before) -> None:
-        """Raise DateError if an INSERT has written more rows than those of its metric and dates.
+    def _refuse_warnings(self, step: Step) -> None:
+        """Raise QueryError if the server warned of a value in the last statement; the log gets every warning.
+
+        A SELECT warns of what a strict INSERT refuses: a value that was cut, or that became NULL or 0.
+        """
+        if not self._db.warnings:
+            return
+        number, found = self._db.warnings, self._db.query("SHOW WARNINGS")
+        for level, code, text in found:
+            if code in HARMLESS_WARNINGS or level == "Note":
+                continue
+            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, text)
+            if WARNINGS not in step.file.script.header_list("allow"):
+                raise QueryError(f"({code}) {text}; correct the value, or add the header line `-- Allow: warnings`")
+        if len(found) < number and WARNINGS not in step.file.script.header_list("allow"):
+            raise QueryError(f"the server gave {number:,} warnings and shows {len(found):,}; correct what it warns of")
+
+    def _look_at_insert(self, step: Step, affected: int, before: Before) -> None:
+        """Refuse rows of other metrics or dates, and store the value of `-- Empty:` for each date without a row.
 
         An upsert counts 1 for a new row and 2 for one that was there: it was blank, so it changed.
         """
-        there = sum((step.file.name, day) in before.rows for day in step.dates)
-        if affected > len(step.dates) + there:
-            wrote = f"wrote {affected - there} rows for {count(len(step.dates), 'date')}"
-            raise self._refusal(step, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
-
-    def _store_empty(self, step: Step) -> None:
-        """Store the value of `-- Empty:` for each date without a row."""
         file = step.file
+        computed = self._store.computed_dates(file.name, step.dates, self._blank_text)
+        expected = sum(1 + ((file.name, day) in before.rows) for day in computed)
+        if affected > expected:
+            wrote = f"wrote {affected - expected} more rows than those of '{file.name}' for {step.label}"
+            raise self._refusal(file, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
         if file.empty_value is not None:
-            rows = self._store.rows([file.name], step.dates)
-            computed = {day for _, day, row in rows if row.value_list != f'"{self._blank_text}"'}
             values = {day: ("%s", [file.empty_value]) for day in step.dates if day not in computed}
             self._store.write(file.name, file.data_type or "card", "[]", values)
 
@@ -247,32 +262,42 @@ class Computation:
         """Read every row and keep final values that were replaced. Raises DateError for one that was not computed."""
         changes: dict[Cell, Change] = {}
         replaced: list[Replaced] = []
+        files = {result.step.file.name: result.step.file for result in results}
         for name, day, row in self._store.rows(batch.metrics, batch.dates):
             if self._blank_text in row.value_list:
                 continue
+            file = files[name]
+            if self._blank_text in row.f_list:
+                raise self._refusal(file, [day], "its SQL has changed, and it does not renew f_list; "
+                                    "add f_list = VALUES(f_list) to ON DUPLICATE KEY UPDATE")  # fmt: skip
+            if file.data_type and row.data_type != file.data_type:
+                raise self._refusal(file, [day], f"wrote data_type {row.data_type}, and its header says "
+                                    f"{file.data_type}; add data_type = VALUES(data_type) to ON DUPLICATE KEY UPDATE, "
+                                    "or correct one of them")  # fmt: skip
             old = before.rows.get((name, day))
             if old is not None and BLANK_ROW.fullmatch(old.value_list):  # left by a file that ended its transaction
                 old = None
             was_final = before.state(name, day).state in ("final", "reopened")
             change = changes[name, day] = compare(name, day, old, row, was_final)
+            if change.kind != "unchanged" and not (is_readable(row.value_list) and is_readable(row.f_list)):
+                raise self._refusal(file, [day], "wrote JSON that not every reader takes, such as a backslash before x "
+                                    "or a number that ends with a point; build it with JSON_OBJECT()")  # fmt: skip
             if old and change.kind == "changed" and was_final:
                 replaced.append(Replaced(name, day, old.value_list, row.value_list))
                 log.info("%s", change)
         for name in batch.metrics:
             missing = [day for day in batch.dates if (name, day) not in changes]
             if missing:
-                step = next(result.step for result in reversed(results) if result.step.file.name == name)
-                raise self._refuse_missing(step, missing)
+                raise self._refuse_missing(files[name], batch.dates, missing)
         self._store.keep_replaced(replaced, before.moment, self._run_id)
         return list(changes.values())
 
-    def _refuse_missing(self, step: Step, missing: Sequence[date]) -> DateError:
-        file = step.file
-        if file.is_set_based and len(step.dates) > 1:
-            what = f"no row for {len(missing)} of {len(step.dates)} dates, the first {missing[0]}; it must fill all"
+    def _refuse_missing(self, file: MetricFile, dates: Sequence[date], missing: Sequence[date]) -> DateError:
+        if file.is_set_based and len(dates) > 1:
+            what = f"no row for {len(missing)} of {len(dates)} dates, the first {missing[0]}; it must fill all"
         else:
             what = f"no row of '{file.name}' for {missing[0]}; check what it writes to metrics and metric_date"
-        return self._refusal(step, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
+        return self._refusal(file, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
 
     def _ask_checks(self, steps: Sequence[Step]) -> None:
         """Ask every `-- Check:` for each date; a row that comes back raises DateError."""
@@ -359,17 +384,10 @@ class Computation:
             message = f"{message}. {self._disable_hint(step.file)}"
         return DateError(message, code, step.file.name, step.dates)
 
-    def _refusal(self, step: Step, dates: Sequence[date], what: str) -> DateError:
-        message = f"{span(dates)}: {step.file.path}: {what}. {self._disable_hint(step.file)}"
-        return DateError(message, -1, step.file.name, step.dates)
+    def _refusal(self, file: MetricFile, dates: Sequence[date], what: str) -> DateError:
+        return DateError(f"{span(dates)}: {file.path}: {what}. {self._disable_hint(file)}", -1, file.name, dates)
 
     def _disable_hint(self, file: MetricFile) -> str:
         paths = [each.path for each in self._catalog.files_of(file.name)]
         names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
         return f"To run without this metric: rename {' and '.join(paths)} to {names}"
-
-
-def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
-    for level, code, message in rows:
-        if code not in HARMLESS_WARNINGS:
-            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, message)

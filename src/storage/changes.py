@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -45,15 +45,24 @@ def compare(metric: str, day: date, old: StoredRow | None, new: StoredRow, was_f
 
 
 def differences(old: StoredRow, new: StoredRow) -> str:
-    """Return what differs, compact; empty where both hold the same values."""
-    found: list[str] = []
-    for place, before, after in (("", old.value_list, new.value_list), ("f_list", old.f_list, new.f_list)):
-        if before != after:
-            found += _differences(place, _parse(before), _parse(after))
-    if old.data_type != new.data_type:
-        found.append(f"data_type: {old.data_type} -> {new.data_type}")
+    """Return what differs, compact; empty if both hold the same values."""
+    return shortened([*differing(old, new).values()])
+
+
+def shortened(found: Sequence[str]) -> str:
     rest = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "; ".join(found[:SHOWN]) + rest
+
+
+def differing(old: StoredRow, new: StoredRow) -> dict[str, str]:
+    """Return each value that differs, as "place: old -> new" by its place; a place is a path such as .title."""
+    found: dict[str, str] = {}
+    for place, before, after in (("", old.value_list, new.value_list), ("f_list", old.f_list, new.f_list)):
+        if before != after:
+            found |= _differences(place, _parse(before), _parse(after))
+    if old.data_type != new.data_type:
+        found["data_type"] = f"data_type: {old.data_type} -> {new.data_type}"
+    return found
 
 
 def _parse(text: str) -> Any:
@@ -62,6 +71,15 @@ def _parse(text: str) -> Any:
         return _loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def is_readable(text: str) -> bool:
+    """Tell whether Python can read a JSON text, which MariaDB takes."""
+    try:
+        _loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _loads(text: str) -> Any:
@@ -82,14 +100,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _differences(place: str, old: Any, new: Any) -> Iterator[str]:
+def _differences(place: str, old: Any, new: Any) -> Iterator[tuple[str, str]]:
     if isinstance(old, dict | list) and type(old) is type(new):
         before, after = _members(old), _members(new)
         for key in before | after:
             yield from _differences(place + key, before.get(key, _ABSENT), after.get(key, _ABSENT))
     elif old != new or isinstance(old, bool) != isinstance(new, bool):
         name = place.removeprefix(".")
-        yield f"{name + ': ' if name else ''}{_show(old)} -> {_show(new)}"
+        yield place, f"{name + ': ' if name else ''}{_show(old)} -> {_show(new)}"
 
 
 def _members(value: dict[str, Any] | list[Any]) -> dict[str, Any]:

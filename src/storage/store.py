@@ -182,12 +182,18 @@ class MetricStore:
             states=states,
         )
 
-    def blank(self, names: Collection[str], dates: Sequence[date], text: str) -> None:
-        """Replace the values of the rows by `text`, which no metric computes."""
+    def blank(self, names: Collection[str], dates: Sequence[date], text: str, with_fields: bool) -> None:
+        """Replace the values of the rows, and `with_fields` their f_list, by `text`, which no metric computes."""
+        values = [f'"{text}"'] * (1 + with_fields)
         self._db.execute(
-            f"UPDATE bi_metrics SET value_list = %s WHERE {_FOR_DATES}",
-            (f'"{text}"', _some(names), dates[0], dates[-1]),
+            f"UPDATE bi_metrics SET {'f_list = %s, ' * with_fields}value_list = %s WHERE {_FOR_DATES}",
+            (*values, _some(names), dates[0], dates[-1]),
         )
+
+    def computed_dates(self, name: str, dates: Sequence[date], blank: str) -> set[date]:
+        """Return the dates on which a metric has a row that is not blank."""
+        query = f"SELECT metric_date FROM bi_metrics WHERE {_FOR_DATES} AND JSON_UNQUOTE(value_list) <> %s"
+        return {day for (day,) in self._db.query(query, ((name,), dates[0], dates[-1], blank))}
 
     def rows(self, names: Collection[str], dates: Sequence[date]) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
