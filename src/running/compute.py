@@ -31,8 +31,8 @@ log = logging.getLogger("bi_metrics")
 sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
 
 # Warnings that tell of no value: deprecations, among them VALUES(column), the only form every server reads; what the
-# optimizer did with a hint, or for want of memory. Notes are harmless as well.
-HARMLESS_WARNINGS = frozenset({1287, 1681, 3719, 3720, 3778, 1739, 3123, 3124, 3125, 3126, 3127, 3128, 3170})
+# optimizer did with a hint, or for want of memory; SELECT ... INTO @x of no row. Notes are harmless as well.
+HARMLESS_WARNINGS = frozenset({1287, 1681, 3719, 3720, 3778, 1739, 3123, 3124, 3125, 3126, 3127, 3128, 3170, 1329})
 REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
 WARNINGS = "warnings"  # in `-- Allow:`
 CHECKS_PER_QUERY = 100
