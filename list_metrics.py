@@ -6,27 +6,29 @@ from __future__ import annotations
 from src.cli import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
 
 if __name__ == "__main__":
-    use_own_packages(__file__)
+    use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
     exit_on_signals()
 
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
+from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, table, write_line
-from src.display.status import in_words, repair_commands, states
+from src.display.status import MetricState, in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
-from src.sql_loader import load_catalog, select
+from src.sql_loader import EVERY_METRIC, load_catalog, select
+from src.storage.overview import Overview
 from src.storage.store import MetricStore
 from src.wording import count
 
@@ -39,7 +41,7 @@ examples:
   python list_metrics.py --check                  every rule on every file, and EXPLAIN by the server
   python list_metrics.py --check --offline        the same without a database
   python list_metrics.py --sql total_revenue 2025-01-15    the statements as they are sent
-  python list_metrics.py --status                 dates, rows, what is missing or not final, the last run
+  python list_metrics.py --status                 what is final, what is due and why
   python list_metrics.py --status --max-age 1     as a probe: only metrics with a problem, exit 1 if there is one
   python list_metrics.py --html page.html         the numbers as a page
 
@@ -65,10 +67,10 @@ class ListArguments:
 class Listing:
     """One call of the command."""
 
-    def __init__(self, call: ListArguments, settings: Settings) -> None:
-        self.call = call
+    def __init__(self, arguments: ListArguments, settings: Settings) -> None:
+        self.arguments = arguments
         self.settings = settings
-        self.mode = Mode.INITIAL if call.initial else Mode.INCREMENTAL
+        self.mode = Mode.INITIAL if arguments.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
         self.parameters = Parameters(settings.parameters, self.zone)
@@ -81,17 +83,19 @@ class Listing:
     def files(self) -> int:
         """Print the files of a mode in run order, the disabled ones too, and their problems below."""
         files = select(self.catalog, self.mode, [])
-        shown = [f for f in self.catalog.files if f in files or (f.disabled and f.mode in (None, self.mode))]
+        shown = [file for file in self.catalog.files if file.mode in (None, self.mode)]
+        numbers = {file.path: str(number) for number, file in enumerate(files, start=1)}
         problems = self._problems(files)
         head = ("#", "Metric", "Type", "Runs", "Reads", "File", "Description")
         rows = []
         for file in shown:
             kind = "disabled" if file.disabled else "helper" if file.is_helper else file.data_type or "-"
-            number = "-" if file.disabled else str(files.index(file) + 1)
-            reads = ", ".join(sorted(self.catalog.reads_of(file))) or "-"
+            all_of_them = {EVERY_METRIC, *self.catalog.helpers_read(file)}
+            names = all_of_them if self.catalog.reads_everything(file) else self.catalog.reads_of(file)
+            reads = ", ".join(sorted(names)) or "-"
             runs = "set-based" if file.is_set_based else "per date"
-            rows.append((number, file.name, kind, runs, reads, file.path, file.description))
-        if self.call.json:
+            rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
+        if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
             write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
@@ -103,15 +107,20 @@ class Listing:
     def check(self) -> int:
         """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
         files = [file for file in self.catalog.files if not file.disabled]
-        problems, left_out = self._problems(files), 0
-        if not self.call.offline:
-            broken = {problem.file for problem in problems if problem.severity == "error"}
-            sound = [file for file in files if file.path not in broken]
-            steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
+        left_out = 0
+        if self.arguments.offline:
+            self.catalog = replace(self.catalog, stored=frozenset())
+            problems = self._problems(files)
+        else:
             with closing(self._connected()) as database:
+                self._ask_what_is_stored(database)
+                problems = self._problems(files)
+                broken = {problem.file for problem in problems if problem.severity == "error"}
+                sound = [file for file in files if file.path not in broken]
+                steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
                 problems = sorted([*problems, *found, *wrong_engines(database, sound)])
-        if self.call.json:
+        if self.arguments.json:
             write_line(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
@@ -134,49 +143,72 @@ class Listing:
         return OK
 
     def status(self) -> int:
-        """Print what is stored of each metric; with --max-age only those with a problem, and 1 where there is one."""
-        max_age = self.call.max_age
+        """Print what is stored of each metric; with --max-age only those with a problem, and 1 if there is one."""
+        max_age = self.arguments.max_age
         with closing(self._connected()) as database:
-            found = states(MetricStore(database, self.zone), self.catalog, self.today, self._errors_by_path())
+            found = self._states(database)
+            is_running = database.run_lock.is_taken()
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
-        if self.call.json:
-            keys = ("name", "missing", "not_final", "future", "sql_changed", "file_errors")
-            write_line(as_json([
-                {key: getattr(state, key) for key in keys} | {"file": state.file.path if state.file else None}
-                | (asdict(state.stored) if state.stored else {}) | {"problems": state.problems(self.today, max_age)}
-                for state in shown
-            ]))  # fmt: skip
-        elif shown:
-            head = ("Metric", "First", "Newest", "Newest final", "Rows", "Last run", "ms", "Remarks")
+        if self.arguments.json:
+            write_line(as_json([self._as_dict(state) for state in shown]))
+            return PROBLEMS if max_age is not None and bad else OK
+        if shown:
+            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
             rows = []
             for state in shown:
-                known = state.stored
-                cells = (known.first, known.newest, known.newest_final, f"{known.rows:,}", known.last_run,
-                         known.last_milliseconds) if known else (None,) * 6  # fmt: skip
+                cells = state.cells
+                known = (cells.newest, cells.newest_final, f"{cells.counts['final']:,}", f"{len(cells.waiting):,}",
+                         f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
                 remarks = "; ".join(state.remarks(self.today, max_age))
-                rows.append((state.name, *("-" if cell is None else str(cell) for cell in cells), remarks))
+                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
             write_line(table([head, *rows]))
-        if not self.call.json:
-            if max_age is None:
-                write_line(f"{in_words(found, self.today)[0]}.")
-            for line in repair_commands(shown, found, None):
-                write_line(line)
+        if is_running:
+            write_line("A run is in progress.")
+        if max_age is None:
+            write_line(f"{in_words(found, self.today)[0]}.")
+        for line in repair_commands(shown, found, None):
+            write_line(line)
         return PROBLEMS if max_age is not None and bad else OK
+
+    def _states(self, database: DatabaseManager) -> list[MetricState]:
+        self._ask_what_is_stored(database)
+        store = self._store(database)
+        return states(Overview(database, self.today), self.catalog, self.today, store.mended_since(self.today),
+                      self._errors_by_path())  # fmt: skip
+
+    def _as_dict(self, state: MetricState) -> dict[str, Any]:
+        cells = asdict(state.cells)
+        counts, failure = cells.pop("counts"), cells.pop("failure")
+        return {
+            **cells, "states": counts, "file": state.file.path if state.file else None, "due": state.due,
+            "too_old_for_nights": state.frozen, "vanished": state.is_vanished, "failure": failure,
+            "file_errors": state.file_errors, "problems": state.problems(self.today, self.arguments.max_age),
+        }  # fmt: skip
 
     def html(self, file: str) -> int:
         """Write the numbers of the last days as a page that needs nothing else."""
         from src.display.page import page_of, write
 
         with closing(self._connected()) as database:
-            page = page_of(MetricStore(database, self.zone), self.catalog, self.settings, self.today, self.call.days,
-                           self._errors_by_path())  # fmt: skip
+            found = self._states(database)
+            overview, name = Overview(database, self.today), self.settings.db_name
+            page = page_of(
+                self._store(database), overview, found, self.catalog, name, self.today, self.arguments.days
+            )
         try:
             write(page, Path(file))
         except OSError as error:
             raise SettingsError(f"--html {file}: cannot write it: {error.strerror or error}") from None
         write_line(f"{page.state}. The page is {file}")
         return OK
+
+    def _ask_what_is_stored(self, database: DatabaseManager) -> None:
+        stored, views = self._store(database).names(), views_and_functions(database, self.catalog)
+        self.catalog = replace(self.catalog, stored=stored, views=views)
+
+    def _store(self, database: DatabaseManager) -> MetricStore:
+        return MetricStore(database, self.zone, self.settings.metrics_mend_days)
 
     def _errors_by_path(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -190,9 +222,9 @@ class Listing:
         try:
             database.connect()
         except DatabaseError as error:
-            hint = "; to check without it: --check --offline" if self.call.check else ""
+            hint = "; to check without it: --check --offline" if self.arguments.check else ""
             raise DatabaseError(error.code, f"{error}{hint}") from None
-        MetricStore(database, self.zone).require_schema()
+        self._store(database).require_schema()
         return database
 
 
@@ -218,36 +250,36 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--days", type=at_least(1), default=90, help="with --html: dates per chart (default: 90)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
-    call = ListArguments(**vars(parser.parse_args(argv)))
-    if sum(map(bool, (call.check, call.sql, call.status, call.html))) > 1:
+    arguments = ListArguments(**vars(parser.parse_args(argv)))
+    if sum(map(bool, (arguments.check, arguments.sql, arguments.status, arguments.html))) > 1:
         parser.error("--check, --sql, --status and --html exclude each other")
-    if call.offline and not call.check:
+    if arguments.offline and not arguments.check:
         parser.error("--offline goes with --check")
-    if call.max_age is not None and not call.status:
+    if arguments.max_age is not None and not arguments.status:
         parser.error("--max-age goes with --status")
-    if call.sql and (len(call.sql) > 2 or call.json):
+    if arguments.sql and (len(arguments.sql) > 2 or arguments.json):
         parser.error("--sql takes a NAME and at most one DATE, and no --json")
-    return call
+    return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # piped into head, it ends without a word
     configure_log(None)
     try:
-        call = parse_arguments(argv)
-        settings = load_settings()
+        arguments = parse_arguments(argv)
+        settings = load_settings(root)
         for text in settings.warnings:
             log.warning("%s", text)
-        listing = Listing(call, settings)
-        if call.check:
+        listing = Listing(arguments, settings)
+        if arguments.check:
             return listing.check()
-        if call.sql:
-            return listing.print_sql(call.sql)
-        if call.status:
+        if arguments.sql:
+            return listing.print_sql(arguments.sql)
+        if arguments.status:
             return listing.status()
-        if call.html:
-            return listing.html(call.html)
+        if arguments.html:
+            return listing.html(arguments.html)
         return listing.files()
     except MetricsError as error:
         for line in str(error).splitlines():

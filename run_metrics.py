@@ -6,34 +6,47 @@ from __future__ import annotations
 from src.cli import SIGNALS, VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
-    use_own_packages(__file__)
+    use_own_packages(__file__, "PyMySQL", "python-dotenv", "tqdm")
     exit_on_signals()
 
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from datetime import date
+from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, day_at, span, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, set_log_level, write_line
 from src.display.on_end import run_on_end
-from src.display.repairs import repair_lines
+from src.display.repairs import older_sql_lines, repair_lines, vanished_lines
 from src.display.reporting import Reporter, RunSummary
+from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
-from src.metric_runner import Batch, MetricRunner, Options
-from src.running.plan import DUE_DATES_PER_NIGHT, RunArguments, batches_of, dates_asked_for, due_batches
+from src.metric_runner import MetricRunner, RunBatch
+from src.running.compute import BatchResult
+from src.running.plan import (
+    DUE_DATES_PER_NIGHT,
+    RETRIES,
+    Batch,
+    RunArguments,
+    batch_of,
+    chunks,
+    dates_asked_for,
+    due_batch,
+    lookback_batches,
+)
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
-from src.storage.store import LOOK_BACK_DAYS, MetricStore
+from src.storage.store import DueCell, MetricStore
 from src.wording import count
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
@@ -42,7 +55,7 @@ CLOCK_SECONDS = 300  # by which this machine's clock may differ from the server'
 
 EXAMPLES = """\
 examples:
-  python run_metrics.py                            the line for cron: what is due, yesterday, then today
+  python run_metrics.py                            the line for cron: yesterday, today, then what is due
   python run_metrics.py 2025-01-15                 one date
   python run_metrics.py 2025-01-01 2025-01-31      a range, both ends included
   python run_metrics.py yesterday --metric 'total_*'
@@ -62,148 +75,207 @@ class Run:
     """One call of the command. `today` is the date in METRICS_TIMEZONE."""
 
     def __init__(
-        self, call: RunArguments, settings: Settings, interruption: Interruption, today: date | None = None
+        self, arguments: RunArguments, settings: Settings, interruption: Interruption, today: date | None = None
     ) -> None:
-        self.call = call
+        self.arguments = arguments
         self.settings = settings
-        self.reporter = Reporter(call.quiet or call.json, call.verbose)
+        self.reporter = Reporter(arguments.quiet or arguments.json, arguments.verbose)
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today or today_in(self.zone)
         self.parameters = Parameters(settings.parameters, self.zone)
         self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
-        self.files = select(self.catalog, call.mode, call.metric)
-        self.names = [file.name for file in self.files if not file.is_helper]
+        self.files = select(self.catalog, arguments.mode, arguments.metric)
+        self.names = list(dict.fromkeys(file.name for file in self.files))
         self.database = DatabaseManager(settings, interruption)
-        self.store = MetricStore(self.database, self.zone)
-        options = Options(call.retries, call.wait, call.keep_going or call.is_night)
-        self.runner = MetricRunner(self.database, self.store, self.catalog, self.parameters, options)
-        self.summary = RunSummary(call)
+        self.store = MetricStore(self.database, self.zone, settings.metrics_mend_days)
+        self.runner = MetricRunner(self.database, self.store, arguments.retries, arguments.wait)
+        self.summary = RunSummary(arguments)
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""
         self.settings.require_database()
         history_start = self.settings.metrics_history_start
-        dates = dates_asked_for(self.call, history_start, self.today)
-        files = self._files_that_may_run()
-        problems = check_catalog(self.catalog, files, self.settings.parameters.keys(), self.settings.db_name)
-        _refuse(problems)
-        for problem in problems:  # warnings, which list_metrics.py prints
-            log.getChild("sql").warning("%s", problem)
+        dates = dates_asked_for(self.arguments, history_start, self.today)
+        self._check_files()
         if history_start and dates[0] < history_start:
             log.warning("%s is before METRICS_HISTORY_START=%s; if that is a slip, delete its rows: docs/operations.md",
                         dates[0], history_start)  # fmt: skip
-        self.runner.open(lambda: self._prepare(files, dates))
-        if self.call.is_night:
+        self.runner.with_retries(lambda: self._prepare(dates), "to connect")
+        if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
+        self.runner.open(self.catalog, self.parameters, self.today)
         try:
-            if self.call.verify:
+            if self.arguments.verify:
                 return self._verify(dates)
-            if self.call.dry_run:
+            if self.arguments.dry_run:
                 return self._dry_run(dates)
         except (DateError, DatabaseError) as error:
             log.error("%s", error)
             return A_DATE_FAILED
         return self._run(dates)
 
-    def _files_that_may_run(self) -> list[MetricFile]:
-        """Return the files selected, and the initial files that may take their place or that run besides."""
-        initial = self.catalog.initial_files
-        others = [initial[name] for name in self.names if name in initial]
-        if self.call.verify:
-            others += select(self.catalog, Mode.INITIAL, self.call.metric)
-        return list(dict.fromkeys([*self.files, *others]))
+    # --- before the first date ----------------------------------------------------------------------------------------
 
-    def _prepare(self, files: Sequence[MetricFile], dates: Sequence[date]) -> None:
+    def _check_files(self) -> None:
+        """Apply the rules to the files that may run. Raises MetricFileError with all errors at once."""
+        problems = check_catalog(
+            self.catalog, self._files_that_may_run(), self.settings.parameters.keys(), self.settings.db_name
+        )
+        _refuse(problems)
+        if self.catalog.stored is not None:  # else the files are checked once more
+            for problem in problems:  # warnings, which list_metrics.py prints
+                log.getChild("sql").warning("%s", problem)
+
+    def _files_that_may_run(self) -> list[MetricFile]:
+        """Return the files selected, those that they need, and the initial files that may take their place."""
+        files = [*batch_of(self.catalog, self.arguments.mode, [self.today], self.names).files]
+        if self.arguments.verify:
+            at_once = select(self.catalog, Mode.INITIAL, self.arguments.metric)
+            files += batch_of(self.catalog, Mode.INITIAL, [self.today], [file.name for file in at_once]).files
+        initial = self.catalog.initial_files
+        return list(dict.fromkeys([*files, *(initial[file.name] for file in files if file.name in initial)]))
+
+    def _prepare(self, dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
         self.store.require_schema()
         moment = self.store.moment()
         server_today, ahead = day_at(moment, self.zone), time.time() - moment
-        if self.call.is_night and server_today == self.today - ONE_DAY:
+        if abs(server_today - self.today) > ONE_DAY:
+            raise UsageError(f"by this machine's clock today is {self.today}, by the server's {server_today}; "
+                             "correct the wrong one (METRICS_TIMEZONE decides)")  # fmt: skip
+        if self.arguments.is_night and server_today == self.today - ONE_DAY:
             self.today = server_today  # at midnight the server's clock may be a little behind
         elif dates[-1] > server_today:
             raise UsageError(f"{dates[-1]} has not begun yet: by the server's clock it is still {server_today}")
         if abs(ahead) > CLOCK_SECONDS:
             way = "ahead of" if ahead > 0 else "behind"
             log.warning("this machine's clock is %.0f s %s the server's; correct one of them", abs(ahead), way)
+        self.catalog = replace(
+            self.catalog, stored=self.store.names(), views=views_and_functions(self.database, self.catalog)
+        )
+        self._check_files()
+        files = self._files_that_may_run()
         _refuse(wrong_engines(self.database, files))
-        if len(dates) > 1 and not self.call.is_night:  # so that day 1 of 300 does not die at file 40
+        if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             _refuse(ask_server(self.database, steps)[0])
 
+    # --- the dates ----------------------------------------------------------------------------------------------------
+
     def _run(self, dates: Sequence[date]) -> int:
-        clock, yesterday = time.monotonic(), dates[0]
-        summary = self.summary
+        clock, summary = time.monotonic(), self.summary
         summary.dates = dates
-        causes: set[str] = set()  # of failed dates: a broken file fails each of 33 dates alike
-        at_once = self.call.initial and not self.call.chunk
-        if self.call.initial:
-            self._announce(dates, len(list(self._batches(dates))))
-        total = sum(1 if file.is_set_based else len(dates) for file in self.files) if at_once else len(dates)
-        with self.reporter.progress(0 if self.call.is_night else total, "file" if at_once else "date"):
-            if at_once:
-                self.runner.on_step = self.reporter.tick
-            for result in self.runner.run(self._batches(dates)):
-                summary.add(result)
-                if result.error is not None:
-                    cause = str(result.error).partition(": ")[2]
-                    (log if cause not in causes else log.getChild("sql")).error("%s", result.error)
-                    causes.add(cause)
-                if not at_once:
-                    self.reporter.tick(len(result.batch.dates))
-                self.reporter.result(result, self.call.is_night and result.batch.dates[0] < yesterday)
+        at_once = self.arguments.initial and not self.arguments.chunk
+        if self.arguments.initial:
+            self._announce(dates)
+        with self.reporter.progress(0 if self.arguments.is_night or at_once else len(dates), "date"):
+            if self.arguments.is_night:
+                self._night(self._run_batch)
+            else:
+                self._named_dates(dates, self._run_batch)
         changed = f"{count(len(summary.changes), 'final row')} changed" if summary.changes else "no final row changed"
         log.info("run %s: %s: %s; %.1f s", self.runner.run_id, count(len(summary.committed), "date"), changed,
                  time.monotonic() - clock)  # fmt: skip
         self.say_stopped()
         if not self.database.is_lost():
-            self._say_what_is_due()
-        return A_DATE_FAILED if summary.failed else OK
+            self._say_what_is_left()
+        return A_DATE_FAILED if summary.has_failed else OK
 
-    def _batches(self, dates: Sequence[date]) -> Iterator[Batch]:
-        """Yield the transactions; those of a night begin with at most 31 due dates, the oldest first."""
-        due = self._due() if self.call.is_night else []
+    def _run_batch(self, batch: Batch) -> BatchResult:
+        """Run a batch and tell how it ended."""
+        result = self.runner.run(batch)
+        for error in (*result.left_out, *([result.error] if result.error else ())):
+            # A broken file fails each of 33 dates alike: tell it once.
+            (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
+        self.summary.add(result)
+        self.reporter.tick(len(batch.dates))
+        is_mended = self.arguments.is_night and batch.dates[-1] < self.today - ONE_DAY
+        self.reporter.result(result, is_mended and any(change.kind != "unchanged" for change in result.changes))
+        return result
+
+    def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
+        """Run the dates; the first that fails ends the run, unless --keep-going is given."""
+        for days in chunks(self.arguments, dates):
+            result = run(self._batch(days))
+            if (result.error and not self.arguments.keep_going) or self.database.is_lost():
+                return
+
+    def _night(self, run: RunBatch) -> None:
+        """Run yesterday and today first, then look back, then compute what is due and nothing else."""
+        yesterday = self.today - ONE_DAY
+        left_out: set[tuple[str, date]] = set()
+        tried: set[date] = set()
+
+        def done(batch: Batch) -> bool:
+            """Run a batch, note what failed, and tell whether the night can go on."""
+            result = run(batch)
+            day = batch.dates[-1]
+            if result.error or (result.left_out and day != yesterday):
+                tried.add(day)
+            left_out.update((name, day) for name in result.not_run)
+            return not self.database.is_lost()
+
+        if not (done(self._batch([yesterday])) and done(self._batch([self.today]))):
+            return
+        first = self.store.first_dates(self.catalog.nightly)
+        lookback = self.settings.metrics_lookback_days
+        for batch in lookback_batches(self.catalog, self.names, self.today, lookback, first):
+            if not done(batch):
+                return
         for _ in range(DUE_DATES_PER_NIGHT):
-            if not due:
-                break
-            batch = due.pop(0)
-            yield batch
-            if self.summary.has_unmarked:
-                due = [each for each in self._due() if each.dates > batch.dates]
-        yield from batches_of(self.call, self.files, dates)
+            due = due_batch(self.catalog, self._due(), left_out, tried)
+            if due is None or not done(due):
+                return
 
-    def _due(self) -> list[Batch]:
-        return self.runner.with_retries(lambda: due_batches(self.store, self.files, self.today), "to ask what is due")
+    def _batch(self, days: Sequence[date]) -> Batch:
+        goes_on = self.settings.metrics_on_failure == "metric"
+        return batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on)
 
-    def _announce(self, dates: Sequence[date], transactions: int) -> None:
+    def _due(self) -> list[DueCell]:
+        """Return the due cells of the names that this run is for."""
+        due = self.runner.with_retries(lambda: self.store.due(self.catalog.nightly, self.today), "to ask what is due")
+        names = set(self.names)
+        return [cell for cell in due if cell.name in names]
+
+    def _announce(self, dates: Sequence[date]) -> None:
         per_date = sum(not file.is_set_based for file in self.files)
+        transactions = len(list(chunks(self.arguments, dates)))
         self.reporter.say(
             f"Initial load of {span(dates)}: {count(len(dates), 'date')}, {count(len(self.files), 'file')}, "
             f"{per_date} of them once per date; {count(transactions, 'transaction')}."
         )
-        if self.settings.metrics_history_start is None and len(self.call.dates) < 2:
+        if self.settings.metrics_history_start is None and len(self.arguments.dates) < 2:
             self.reporter.say(
                 "METRICS_HISTORY_START is not set, so one date is loaded. For more: "
                 f"python run_metrics.py --initial 2024-01-01 {dates[0]}"
             )
 
+    # --- without storing anything -------------------------------------------------------------------------------------
+
     def _dry_run(self, dates: Sequence[date]) -> int:
-        results = self.runner.dry_run(list(self._batches(dates)))
+        def work(run: RunBatch) -> None:
+            if self.arguments.is_night:
+                self._night(run)
+            else:
+                self._named_dates(dates, run)
+
+        results = self.runner.dry_run(work)
         changes = [change for result in results for change in result.changes]
-        if self.call.json:
+        if self.arguments.json:
             write_line(as_json([asdict(change) for change in changes]))
         else:
             self.reporter.dry_run(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
 
     def _verify(self, dates: Sequence[date]) -> int:
-        at_once = select(self.catalog, Mode.INITIAL, self.call.metric)
-        both = {file.name for file in at_once} & set(self.names)
+        at_once = select(self.catalog, Mode.INITIAL, self.arguments.metric)
+        both = {file.name for file in at_once if not file.is_helper} & set(self.names)
         if not both:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
-        at_once = tuple(file for file in at_once if file.is_helper or file.name in both)
-        by_date = [file for file in self.files if not file.is_helper and file.name in both]
-        verdict = self.runner.verify(Batch(Mode.INITIAL, tuple(dates), at_once), by_date)
-        if self.call.json:
+        first = batch_of(self.catalog, Mode.INITIAL, dates, both)
+        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates[:1], both)
+        verdict = self.runner.verify(replace(first, if_needed=frozenset()), by_date.files)
+        if self.arguments.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
             different = [asdict(change) for change in verdict.different]
             write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
@@ -212,6 +284,8 @@ class Run:
         if len(verdict.moved) == verdict.compared:
             return A_DATE_FAILED  # nothing could be compared
         return DIFFERS if verdict.different else OK
+
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def interrupted(self, error: Interrupted) -> None:
         """Stop what the server still does for us, and say what was committed."""
@@ -229,18 +303,28 @@ class Run:
             log.info("%s", self.summary.stopped())
             write_line(self.summary.stopped(), sys.stderr)
 
-    def _say_what_is_due(self) -> None:
-        """Name the dates that are missing and the rows that are not final, with the commands that repair them."""
-        summary, since = self.summary, self.today - LOOK_BACK_DAYS * ONE_DAY
+    def _say_what_is_left(self) -> None:
+        """Name what the next night must compute, what no file computes any more, and what older SQL has computed."""
+        summary, catalog = self.summary, self.catalog
         try:
-            summary.missing = self.store.missing(self.names, self.today, since)
-            summary.not_final = self.store.not_final(self.names, self.today)
+            due = self.store.due(catalog.nightly, self.today)
+            summary.missing = [(cell.name, cell.day) for cell in due if cell.is_missing]
+            summary.reopened = [(cell.name, cell.day) for cell in due if not cell.is_missing]
+            if summary.has_reopened:
+                summary.too_old = self.store.too_old(catalog.nightly, self.today)
+            summary.vanished = vanished(self.store, catalog, self.today)
+            redefined = {name: catalog.definition(name) for name in sorted(summary.redefined)}
+            summary.older_sql = self.store.older_sql(redefined) if redefined else []
         except DatabaseError as error:
-            log.warning("could not look for missing dates: %s", error)
+            log.warning("could not look for what is due: %s", error)
             return
-        every = [file.name for file in self.catalog.in_mode(Mode.INCREMENTAL) if not file.is_helper]
-        what = "not final though the day has ended"
-        for line in repair_lines("missing", summary.missing, every) + repair_lines(what, summary.not_final, every):
+        for line in (
+            *repair_lines("missing", summary.missing, list(catalog.nightly)),
+            *repair_lines("to be computed again", summary.reopened, list(catalog.nightly)),
+            *repair_lines("reopened, and too old for nights", summary.too_old, list(catalog.nightly)),
+            *vanished_lines(summary.vanished),
+            *older_sql_lines(summary.older_sql),
+        ):
             log.warning("%s", line)
 
 
@@ -252,7 +336,7 @@ def _refuse(problems: Iterable[Problem]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> RunArguments:
-    """Return the command line as a RunArguments. Raises UsageError for one that makes no sense."""
+    """Return the command line. Raises UsageError for one that makes no sense."""
     parser = CommandParser("run_metrics.py", __doc__, EXAMPLES)
     parser.add_argument(
         "dates", nargs="*", metavar="DATE", help="YYYY-MM-DD, 'yesterday' or 'today'; two are a range, with both ends"
@@ -279,7 +363,7 @@ def parse_arguments(argv: Sequence[str]) -> RunArguments:
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, on the last line")
     parser.add_argument(
-        "--retries", type=at_least(0), default=Options.retries, metavar="N",
+        "--retries", type=at_least(0), default=RETRIES, metavar="N",
         help="further tries of a date after a lost connection, a deadlock or the like (default: %(default)s)",
     )
     parser.add_argument(
@@ -290,46 +374,48 @@ def parse_arguments(argv: Sequence[str]) -> RunArguments:
     parser.add_argument("--verbose", action="store_true", help="print each file with its time")
     parser.add_argument("--version", action="version", version=VERSION)
     words = vars(parser.parse_intermixed_args(argv))
-    call = RunArguments(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
-    _refuse_conflicts(parser, call)
-    return call
+    arguments = RunArguments(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
+    _refuse_conflicts(parser, arguments)
+    return arguments
 
 
-def _refuse_conflicts(parser: CommandParser, call: RunArguments) -> None:
-    kinds = [name for name in ("initial", "last", "verify") if getattr(call, name)]
+def _refuse_conflicts(parser: CommandParser, arguments: RunArguments) -> None:
+    kinds = [name for name in ("initial", "last", "verify") if getattr(arguments, name)]
     if len(kinds) > 1:
         parser.error(" and ".join(f"--{kind}" for kind in kinds) + " exclude each other")
-    most = 1 if call.last else 2
-    if len(call.dates) > most:
-        parser.error(f"{len(call.dates)} dates given; at most {most} make sense here")
-    if call.verify and len(set(call.dates)) != 2:
+    most = 1 if arguments.last else 2
+    if len(arguments.dates) > most:
+        parser.error(f"{len(arguments.dates)} dates given; at most {most} make sense here")
+    if arguments.verify and len(set(arguments.dates)) != 2:
         parser.error("--verify needs two dates, START and END: the first is computed by the initial file both times")
-    if call.verify and call.dry_run:
+    if arguments.verify and arguments.dry_run:
         parser.error("--verify and --dry-run exclude each other: neither stores anything")
-    if call.chunk and not call.initial:
+    if arguments.chunk and not arguments.initial:
         parser.error("--chunk goes with --initial")
-    if call.chunk and call.dry_run:
+    if arguments.chunk and arguments.dry_run:
         parser.error("--chunk and --dry-run exclude each other: a dry run is one transaction")
-    if call.quiet and call.verbose:
+    if arguments.quiet and arguments.verbose:
         parser.error("--quiet and --verbose exclude each other")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run the command on the project in the folder `root`, and return its exit code."""
     clock, words = time.monotonic(), list(sys.argv[1:] if argv is None else argv)
-    call, run, interruption = RunArguments(), None, Interruption()
-    summary = RunSummary(call)
-    console = configure_log(ROOT / "logs" / "metrics.log")
+    arguments, run, interruption = RunArguments(), None, Interruption()
+    summary = RunSummary(arguments)
+    where = {"database": "", "host": ""}
+    console = configure_log(root / "logs" / "metrics.log")
     interruption.listen()
     on_signals(lambda number, frame: None)  # a handler all the same: SIG_IGN would be inherited by METRICS_ON_END
     try:
-        call = parse_arguments(words)
-        log.info("%s", " ".join(["run_metrics.py", *words]))
-        settings = load_settings()
+        arguments = parse_arguments(words)
+        settings = load_settings(root)
+        where = {"database": settings.db_name, "host": settings.host}
+        log.info("%s on %s at %s", " ".join(["run_metrics.py", *words]), settings.db_name, settings.host)
         set_log_level(settings.log_level)
         for text in settings.warnings:
             log.warning("%s", text)
-        run = Run(call, settings, interruption)
+        run = Run(arguments, settings, interruption)
         summary = run.summary
         exit_code = run.start()
         interruption.check()
@@ -352,13 +438,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_code = A_DATE_FAILED
     if run is not None:
         run.database.close()
-    if not (call.dry_run or call.verify):
+    if not (arguments.dry_run or arguments.verify):
         run_id, seconds = run.runner.run_id if run is not None else None, round(time.monotonic() - clock, 3)
         outcome = {"run_id": run_id, "version": VERSION, "command": ["run_metrics.py", *words],
-                   "status": STATUSES.get(exit_code, "interrupted"), "exit_code": exit_code, "seconds": seconds,
-                   **summary.as_dict(), "warnings": console.warnings}  # fmt: skip
-        run_on_end(on_end_command(), outcome)
-        if call.json:
+                   **where, "status": STATUSES.get(exit_code, "interrupted"), "exit_code": exit_code,
+                   "seconds": seconds, **summary.as_dict(), "warnings": console.warnings}  # fmt: skip
+        run_on_end(on_end_command(root), outcome)
+        if arguments.json:
             write_line(as_json(outcome, indent=None))
     return exit_code
 

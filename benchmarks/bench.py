@@ -111,7 +111,8 @@ class Bench:
 
     def prepare(self) -> None:
         """Make empty metric tables and both folders."""
-        self.execute("DROP TABLE IF EXISTS bi_metrics, bi_metric_runs;" + (ROOT / "sql" / "schema.sql").read_text())
+        self.execute("DROP TABLE IF EXISTS bi_metrics, bi_metric_state, bi_metric_changes;")
+        self.execute((ROOT / "sql" / "schema.sql").read_text())
         self.make_project()
         recorder = Recorder(load_settings(self.project, self.env))
         recorder.connect()
@@ -232,10 +233,12 @@ class Bench:
             return tuple(cursor.fetchall())
 
     def reset(self, start: date | None) -> None:
-        """Empty both tables; with `start`, leave the rows of the day before it, on which incremental files build."""
-        self.execute("TRUNCATE bi_metrics; TRUNCATE bi_metric_runs;")
+        """Empty the tables; with `start`, leave the rows of the day before it, on which incremental files build."""
+        self.execute("TRUNCATE bi_metrics; TRUNCATE bi_metric_state; TRUNCATE bi_metric_changes;")
         if start is not None:
             self.execute(COPY.format("bi_metrics", "seed") + f" WHERE metric_date = '{start - timedelta(days=1)}'")
+            self.execute("INSERT INTO bi_metric_state (metric, metric_date, state) "
+                         "SELECT metrics, metric_date, 'final' FROM bi_metrics")  # fmt: skip
 
     def seed(self, starts: Sequence[date]) -> None:
         """Keep the rows of the day before each of `starts`, computed once."""

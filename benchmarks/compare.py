@@ -99,7 +99,7 @@ def print_files_of_the_load(bench: Bench, count: int) -> None:
     print("\n| file of the initial load | executions | time in this tool | share |\n|---|---|---|---|")
     found = []
     for file in load_catalog(bench.project / "sql").in_mode(Mode.INITIAL):
-        times = [row[0] for row in bench.query(f"SELECT milliseconds FROM bi_metric_runs WHERE file = '{file.path}'")]
+        times = [row[0] for row in bench.query(f"SELECT milliseconds FROM bi_metric_state WHERE file = '{file.path}'")]
         # One execution of a set-based file has a record for each of its dates.
         found.append((max(times), 1, file.path) if file.is_set_based else (sum(times), len(times), file.path))
     total = round(seconds * 1000)

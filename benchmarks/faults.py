@@ -167,11 +167,8 @@ def kill_session(database: Database, number: int) -> None:
 
 
 def make_project(folder: Path, server: Server) -> Project:
-    """Return a copy of the commands with an empty sql folder, on a new database."""
+    """Return a project with an empty sql folder, on a new database."""
     folder.mkdir()
-    for name in ("src", "config"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy2(ROOT / "run_metrics.py", folder)
     for name in ("initial", "incremental"):
         (folder / "sql" / name).mkdir(parents=True)
     connection = connect(server)

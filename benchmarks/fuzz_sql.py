@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from src.metric_file.checks import check_catalog
@@ -21,7 +22,9 @@ FRAGMENTS = r"""
     @x SELECT INSERT INTO bi_metrics metrics REPLACE UPDATE DELETE FROM JOIN ON WITH SET STATEMENT autocommit SESSION
     VALUES AS DATE( CAST( JSON_EXTRACT( SUM( NOW() CURDATE() UUID( CURRENT_TIMESTAMP created_at = BETWEEN AND WHERE a b
     DUPLICATE KEY 'x' IN ( LIKE := INTO OUTFILE FOR NOT USE
-    GET_LOCK( UNION TABLE CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5"""
+    GET_LOCK( UNION TABLE CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5
+    bi_metric_cards metrics = 'y' m.metrics OR XOR || && CASE END INTERVAL DAY LEFT RIGHT NATURAL USING v f( GROUP
+    ORDER BY HAVING LIMIT EXCEPT ALL { OJ"""
 PIECES = [
     *FRAGMENTS.split(),
     *[
@@ -64,24 +67,33 @@ def one(text: str, mode: Mode | None) -> None:
     file = MetricFile("x", "sql/x.sql", mode, None, False, script)
     other = MetricFile("y", "sql/y.sql", None, 1, False, parse("SELECT 1"))
     catalog = Catalog((file, other))
+    views = {"v": text, "f": "", "a": "SELECT 1 FROM v, y"}
+    catalog = replace(catalog, stored=frozenset({"x", "z"}) if len(text) % 2 else None, views=views)
     for problem in check_catalog(catalog, catalog.files, ["cutoff_date"], "game"):
         assert "\n" not in str(problem)
         assert str(problem).isprintable()
         assert 1 <= problem.line <= text.count("\n") + 1
         assert problem.column >= 1
-    assert catalog.reads.keys() == catalog.names
+    assert (
+        catalog.reads.keys()
+        == catalog.dependents.keys()
+        == catalog.inputs.keys()
+        == catalog.known - catalog.work_tables
+    )
+    assert catalog.names | catalog.helper_names | catalog.work_tables == {"x", "y"}
+    assert len(catalog.definition("x")) == 16
     use(file)
 
 
 def use(file: MetricFile) -> None:
     script = file.script
-    values = {name: literal(name) for name in script.parameters}
+    statements = (*script.statements, *(check.statement for check in script.checks))
+    values = {t.text[2:-2]: literal(t.text) for s in statements for t in s.tokens if t.kind == "parameter"}
     for statement in script.statements:
         sent, text = bind(statement, values), "".join(token.text for token in statement.tokens)
         assert "%" in text or sent == text
     for check in script.checks:
         bind(check.statement, values)
-    assert len(script.fingerprint(values)) == 16
     assert file.is_helper or script.statements
     assert file.temporary_tables.isdisjoint({""})
 

@@ -61,7 +61,6 @@ ALL = "all together"
 METRICS = 150
 STORED_DATES = 1_825
 NEW_DATES = 93  # as many as a night looks back, and the page shows
-RUNS_PER_ROW = 4
 MENDED = (40, 10)  # days ago; 31 dates
 EMPTY, NEW, FULL = "empty table", f"{NEW_DATES} dates", f"{STORED_DATES:,} dates"
 TRIVIAL_SELECT = "-- Metric: {0}\nSELECT DAY(%(metric_date)s) AS n\n"
@@ -178,42 +177,37 @@ class Nights(Bench):
             (folder / f"{name}.sql").write_text((TRIVIAL_SELECT, TRIVIAL_INSERT)[number % 2].format(name))
 
     def fill(self) -> None:
-        """Make the rows of all dates, each computed after its date had ended, and the records of their runs."""
+        """Make the rows of all dates, each computed after its date had ended, and their states."""
         self.prepare()
         files = load_catalog(self.project / "sql").files
-        metrics = ", ".join(f"('{file.name}', '{file.path}', '{file.fingerprint}')" for file in files)
+        metrics = ", ".join(f"('{file.name}', '{file.path}')" for file in files)
         days = ", ".join(f"('{self.today - timedelta(days=n)}')" for n in range(1, self.dates + 1)) or "(NULL)"
         self.execute(
             "DROP TABLE IF EXISTS metrics, days; CREATE TABLE days (day DATE); "
-            "CREATE TABLE metrics (name VARCHAR(100), file VARCHAR(255), fingerprint CHAR(16)); "
+            "CREATE TABLE metrics (name VARCHAR(100), file VARCHAR(255)); "
             f"INSERT INTO metrics VALUES {metrics}; INSERT INTO days VALUES {days};"
         )
         self.add_rows(self.dates)
-        self.execute(
-            "INSERT INTO bi_metric_runs (run_id, metric, metric_date, mode, file, fingerprint, row_count, "
-            "milliseconds, status, is_final, created_at) "
-            "SELECT 'made', name, day, 'both', file, fingerprint, 1, 1, 'ok', 1, day + INTERVAL 25 HOUR "
-            f"FROM days CROSS JOIN metrics CROSS JOIN ({' UNION ALL '.join(['SELECT 1 AS n'] * RUNS_PER_ROW)}) AS runs "
-            "WHERE day IS NOT NULL ORDER BY day; ANALYZE TABLE bi_metrics, bi_metric_runs;"
-        )
+        self.execute("ANALYZE TABLE bi_metrics, bi_metric_state;")
 
     def add_rows(self, days_ago: int) -> None:
         self.execute(
             "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date, created_at, updated_at) "
             "SELECT name, 'card', JSON_ARRAY('n'), JSON_OBJECT('n', DAY(day)), day, day, day + INTERVAL 25 HOUR "
-            f"FROM days CROSS JOIN metrics WHERE day >= '{self.today - timedelta(days=days_ago)}' ORDER BY day, name"
+            f"FROM days CROSS JOIN metrics WHERE day >= '{self.today - timedelta(days=days_ago)}' ORDER BY day, name; "
+            "INSERT INTO bi_metric_state (metric, metric_date, state, computed_at, milliseconds, file) "
+            "SELECT name, day, 'final', day + INTERVAL 25 HOUR, 1, file FROM days CROSS JOIN metrics "
+            f"WHERE day >= '{self.today - timedelta(days=days_ago)}' ORDER BY day, name"
         )
 
     def restore(self, without: Sequence[date] = ()) -> None:
         """Undo what runs did: yesterday's rows are from yesterday, today has none, nor have the dates `without`."""
         yesterday = self.today - timedelta(days=1)
         since = MENDED[0] + 1
-        self.execute(f"DELETE FROM bi_metrics WHERE metric_date >= '{self.today - timedelta(days=since)}'")
+        for table in ("bi_metrics", "bi_metric_state"):
+            self.execute(f"DELETE FROM {table} WHERE metric_date >= '{self.today - timedelta(days=since)}'")
         self.add_rows(since)
-        self.execute(
-            f"UPDATE bi_metrics SET updated_at = metric_date + INTERVAL 1 HOUR WHERE metric_date = '{yesterday}'; "
-            "DELETE FROM bi_metric_runs WHERE run_id <> 'made';"
-        )
+        self.execute(f"UPDATE bi_metric_state SET state = 'open' WHERE metric_date = '{yesterday}'")
         for day in without:
             self.execute(f"DELETE FROM bi_metrics WHERE metric_date = '{day}'")
 
@@ -223,8 +217,8 @@ def print_rows(server: Server, rounds: int) -> Lines:
     nights = {name: Nights(server, dates) for name, dates in ((EMPTY, 0), (NEW, NEW_DATES), (FULL, STORED_DATES))}
     for each in nights.values():
         each.fill()
-    stored = [f"{each.query('SELECT COUNT(*) FROM bi_metric_runs')[0][0]:,}" for each in nights.values()]
-    print(f"\n{METRICS} metrics; records of runs: {', '.join(stored)}.\n")
+    stored = [f"{each.query('SELECT COUNT(*) FROM bi_metric_state')[0][0]:,}" for each in nights.values()]
+    print(f"\n{METRICS} metrics; states: {', '.join(stored)}.\n")
     print(f"| {METRICS} metrics | {EMPTY} | {NEW} | {FULL} | over empty | over {NEW} | rounds |")
     print("|---|---|---|---|---|---|---|")
     today = nights[FULL].today

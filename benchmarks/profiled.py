@@ -22,13 +22,13 @@ import pymysql.connections
 
 KINDS = {  # how this tool's own statements begin
     "SAVEPOINT, RELEASE, COMMIT": ("SAVEPOINT", "RELEASE", "COMMIT"),
-    "state of the date": ("SELECT UNIX_TIMESTAMP(), UNIX",),
+    "what was stored": ("SELECT UNIX_TIMESTAMP(), ", "SELECT metric, metric_date, state, definition"),
     "blank": ("UPDATE bi_metrics SET value_list",),
-    "updated_at": ("UPDATE bi_metrics SET updated_at",),
     "rows of SELECT files stored": ("INSERT INTO bi_metrics",),
     "rows read back": ("SELECT metrics, metric_date, data_type",),
     "checks": ("SELECT EXISTS",),
-    "record of the run": ("INSERT INTO bi_metric_runs",),
+    "states stored": ("INSERT INTO bi_metric_state",),
+    "reopen and settle": ("SELECT metric, metric_date", "UPDATE bi_metric_state", "SELECT metrics, MIN"),
     "EXPLAIN": ("EXPLAIN",),
 }
 FILE = re.compile(r"/\* bi_metrics (\S+)")

@@ -16,8 +16,10 @@ from src.errors import SettingsError
 ROOT = Path(__file__).resolve().parent.parent
 GROUP_CONCAT_BYTES = 67_108_864  # MariaDB cuts JSON_ARRAYAGG there too
 SSL_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity")
+ON_FAILURE = ("date", "metric")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")
+_WHOLE = ("DB_PORT", "METRICS_LOOKBACK_DAYS", "METRICS_MEND_DAYS")
 _DIGITS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 DATE_PARAMETERS = frozenset({"metric_date", "start_date", "dates", "day_start_utc", "day_end_utc"})  # set by every run
 # METRICS_ON_END gets these, so that a command which it calls finds them in its environment.
@@ -42,6 +44,9 @@ class Settings:
     metrics_dir: Path
     metrics_timezone: str
     metrics_history_start: date | None
+    metrics_lookback_days: int  # dates before yesterday that every night computes again
+    metrics_mend_days: int  # how far back a night computes what is due
+    metrics_on_failure: str  # "date" or "metric"
     metrics_on_end: str = field(repr=False)  # a shell command; its address of a chat may be a secret
     metric_timeout_seconds: float  # 0: no limit
     log_level: str
@@ -59,10 +64,14 @@ class Settings:
                 raise SettingsError(f"{name} is not set: set it in .env or in the environment")
 
     @property
+    def host(self) -> str:
+        """The server's host and port, or its socket."""
+        return self.db_socket or f"{self.db_host}:{self.db_port}"
+
+    @property
     def where(self) -> str:
         """Name the server for a message: place, user and database, never the password."""
-        place = self.db_socket or f"{self.db_host}:{self.db_port}"
-        return f"{place} as user {self.db_user}, database {self.db_name}"
+        return f"{self.host} as user {self.db_user}, database {self.db_name}"
 
 
 class _Values:
@@ -85,7 +94,7 @@ class _Values:
     def number(self, name: str, default: str, low: int, high: int) -> float:
         text = self.get(name, default)
         value = float(text) if _DIGITS.fullmatch(text) else -1
-        if not low <= value <= high or (name == "DB_PORT" and value % 1):
+        if not low <= value <= high or (name in _WHOLE and value % 1):
             raise self.wrong(name, f"a number from {low} to {high}")
         return value
 
@@ -168,6 +177,9 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] = os.environ) ->
         metrics_dir=values.folder("METRICS_DIR", root, "sql"),
         metrics_timezone=values.get("METRICS_TIMEZONE"),
         metrics_history_start=values.iso_date("METRICS_HISTORY_START"),
+        metrics_lookback_days=int(values.number("METRICS_LOOKBACK_DAYS", "1", 0, 31)),
+        metrics_mend_days=int(values.number("METRICS_MEND_DAYS", "92", 1, 3660)),
+        metrics_on_failure=values.one_of("METRICS_ON_FAILURE", values.get("METRICS_ON_FAILURE", "date"), ON_FAILURE),
         metrics_on_end=values.get("METRICS_ON_END"),
         metric_timeout_seconds=values.number("METRIC_TIMEOUT_SECONDS", "0", 0, 1_000_000),
         log_level=values.one_of("LOG_LEVEL", values.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS),

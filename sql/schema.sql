@@ -1,4 +1,4 @@
--- The two tables of BI Metrics ETL. Safe to apply again: existing tables and their rows stay as they are.
+-- The tables and views of BI Metrics ETL. Safe to apply again: existing tables and their rows stay as they are.
 -- MariaDB 10.6+ and MySQL 8.0+. InnoDB is required: a date is written completely or not at all.
 
 -- One row per metric per date: what dashboards read.
@@ -10,63 +10,91 @@ CREATE TABLE IF NOT EXISTS bi_metrics (
     value_list  JSON NOT NULL,  -- card: one object; timeseries and ranking: an array of objects
     metric_date DATE NOT NULL,
     created_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,  -- 1970-01-02: not final
+    updated_at  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,  -- last update
     PRIMARY KEY (id),
     UNIQUE KEY uq_metric_date (metrics, metric_date),
-    KEY idx_state (metric_date, metrics, updated_at)  -- what is not final is found without reading the values
+    KEY idx_metric_date (metric_date)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- One row per metric per date per run: what happened, and what a run changed. It informs; nothing is decided by it.
-CREATE TABLE IF NOT EXISTS bi_metric_runs (
-    id           BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
-    run_id       CHAR(16) CHARACTER SET ascii NOT NULL,
+-- One row per metric or helper per date: whether it is final, and what is known of its last computation.
+CREATE TABLE IF NOT EXISTS bi_metric_state (
     metric       VARCHAR(100) COLLATE utf8mb4_bin NOT NULL,
     metric_date  DATE NOT NULL,
-    mode         VARCHAR(20) NOT NULL,  -- of the file: initial, incremental or both
-    file         VARCHAR(255) NOT NULL,
-    fingerprint  CHAR(16) CHARACTER SET ascii NOT NULL,  -- of the SQL and of the parameters it uses
-    row_count    INT UNSIGNED NOT NULL,
-    milliseconds INT UNSIGNED NOT NULL,
-    status       VARCHAR(10) NOT NULL,  -- ok or failed
-    is_final     BOOLEAN NOT NULL,  -- computed after its date had ended
-    changes      TEXT NULL,  -- old -> new, where this run changed a row that was final
-    error        VARCHAR(1000) NULL,
-    created_at   TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    PRIMARY KEY (id),
-    KEY idx_metric_date (metric, metric_date),
-    KEY idx_created_at (created_at)
+    is_helper    BOOLEAN NOT NULL DEFAULT 0,  -- a file that fills a table of its own, not a row of bi_metrics
+    state        ENUM('missing', 'open', 'reopened', 'waiting', 'final') NOT NULL,
+    definition   CHAR(16) CHARACTER SET ascii NULL,  -- of all its files and the parameters they use; NULL: unknown
+    computed_at  DATETIME NULL,  -- UTC
+    milliseconds INT UNSIGNED NULL,  -- of the file's execution, which may have filled more dates
+    file         VARCHAR(255) NULL,
+    run_id       CHAR(16) CHARACTER SET ascii NULL,
+    error        VARCHAR(1000) NULL,  -- why the last try failed; NULL after a success
+    failed_at    DATETIME NULL,  -- UTC
+    PRIMARY KEY (metric, metric_date),
+    KEY idx_date_state (metric_date, state)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- For dashboards: a row per field of each card, with its value as a number. is_final goes by the session's time zone;
--- a row that is marked as not final is not final in any.
+-- One row per value that replaced a final one.
+CREATE TABLE IF NOT EXISTS bi_metric_changes (
+    id          BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+    metric      VARCHAR(100) COLLATE utf8mb4_bin NOT NULL,
+    metric_date DATE NOT NULL,
+    changed_at  DATETIME NOT NULL,  -- UTC
+    run_id      CHAR(16) CHARACTER SET ascii NULL,
+    old_value   LONGTEXT NOT NULL,  -- value_list before and after, whole
+    new_value   LONGTEXT NOT NULL,
+    PRIMARY KEY (id),
+    KEY idx_metric_date (metric, metric_date)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
+-- For dashboards: a row per field of each card. A row of bi_metrics without a state counts as reopened.
+-- value is a number; NULL if DECIMAL(65,20) cannot hold it. value_text is any value but null.
+-- Of a number that is too large CAST would make the largest DECIMAL, or an error in an INSERT. So the first pattern
+-- takes plain numbers that fit. The second takes the others that can be read as a DOUBLE, and their size decides.
 CREATE OR REPLACE SQL SECURITY INVOKER VIEW bi_metric_cards AS
 SELECT
-    m.metrics,
-    m.metric_date,
-    k.field,
-    CASE WHEN JSON_TYPE(JSON_EXTRACT(m.value_list, CONCAT('$.', JSON_QUOTE(k.field))))
-              IN ('INTEGER', 'UNSIGNED INTEGER', 'DECIMAL', 'DOUBLE')
-         THEN CAST(JSON_UNQUOTE(JSON_EXTRACT(m.value_list, CONCAT('$.', JSON_QUOTE(k.field)))) AS DECIMAL(38,10))
+    metrics,
+    metric_date,
+    LEFT(JSON_UNQUOTE(name), 256) AS field,
+    CASE WHEN json_value REGEXP '^-?([0-9]{1,45}|[0-9]{1,44}[.][0-9]*)$'
+         THEN CAST(JSON_UNQUOTE(json_value) AS DECIMAL(65,20))
+         WHEN json_value REGEXP '^-?[0-9]{1,200}([.][0-9]*)?([eE]([+]?[0-9]{1,2}|-[0-9]{1,3}))?$'
+              AND ABS(JSON_UNQUOTE(json_value) + 0e0) < 1e45
+         THEN CAST(JSON_UNQUOTE(json_value) AS DECIMAL(65,20))
     END AS value,
-    m.updated_at >= m.metric_date + INTERVAL 1 DAY AS is_final,
-    m.updated_at
-FROM bi_metrics AS m
-JOIN JSON_TABLE(JSON_KEYS(m.value_list), '$[*]' COLUMNS (field VARCHAR(256) PATH '$')) AS k;
+    CASE WHEN JSON_TYPE(json_value) <> 'NULL' THEN JSON_UNQUOTE(json_value) END AS value_text,
+    COALESCE(state, 'reopened') AS state,
+    COALESCE(state = 'final', FALSE) AS is_final,
+    updated_at
+FROM (
+    SELECT m.metrics, m.metric_date, k.name, s.state, m.updated_at,
+           JSON_EXTRACT(m.value_list, CONCAT('$.', k.name)) AS json_value
+    FROM bi_metrics AS m
+    LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date
+    JOIN JSON_TABLE(JSON_KEYS(m.value_list), '$[*]' COLUMNS (name JSON PATH '$')) AS k
+) AS each_field;
 
--- The same for timeseries and rankings: a row per field of each item, which are counted from 1.
+-- The same for timeseries and rankings: a row per field of each item. Items are counted from 1.
 CREATE OR REPLACE SQL SECURITY INVOKER VIEW bi_metric_items AS
 SELECT
-    m.metrics,
-    m.metric_date,
-    i.item,
-    k.field,
-    CASE WHEN JSON_TYPE(JSON_EXTRACT(i.obj, CONCAT('$.', JSON_QUOTE(k.field))))
-              IN ('INTEGER', 'UNSIGNED INTEGER', 'DECIMAL', 'DOUBLE')
-         THEN CAST(JSON_UNQUOTE(JSON_EXTRACT(i.obj, CONCAT('$.', JSON_QUOTE(k.field)))) AS DECIMAL(38,10))
+    metrics,
+    metric_date,
+    item,
+    LEFT(JSON_UNQUOTE(name), 256) AS field,
+    CASE WHEN json_value REGEXP '^-?([0-9]{1,45}|[0-9]{1,44}[.][0-9]*)$'
+         THEN CAST(JSON_UNQUOTE(json_value) AS DECIMAL(65,20))
+         WHEN json_value REGEXP '^-?[0-9]{1,200}([.][0-9]*)?([eE]([+]?[0-9]{1,2}|-[0-9]{1,3}))?$'
+              AND ABS(JSON_UNQUOTE(json_value) + 0e0) < 1e45
+         THEN CAST(JSON_UNQUOTE(json_value) AS DECIMAL(65,20))
     END AS value,
-    JSON_UNQUOTE(JSON_EXTRACT(i.obj, CONCAT('$.', JSON_QUOTE(k.field)))) AS value_text,
-    m.updated_at >= m.metric_date + INTERVAL 1 DAY AS is_final,
-    m.updated_at
-FROM bi_metrics AS m
-JOIN JSON_TABLE(m.value_list, '$[*]' COLUMNS (item FOR ORDINALITY, obj JSON PATH '$')) AS i
-JOIN JSON_TABLE(JSON_KEYS(i.obj), '$[*]' COLUMNS (field VARCHAR(256) PATH '$')) AS k;
+    CASE WHEN JSON_TYPE(json_value) <> 'NULL' THEN JSON_UNQUOTE(json_value) END AS value_text,
+    COALESCE(state, 'reopened') AS state,
+    COALESCE(state = 'final', FALSE) AS is_final,
+    updated_at
+FROM (
+    SELECT m.metrics, m.metric_date, i.item, k.name, s.state, m.updated_at,
+           JSON_EXTRACT(i.obj, CONCAT('$.', k.name)) AS json_value
+    FROM bi_metrics AS m
+    LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date
+    JOIN JSON_TABLE(m.value_list, '$[*]' COLUMNS (item FOR ORDINALITY, obj JSON PATH '$')) AS i
+    JOIN JSON_TABLE(JSON_KEYS(i.obj), '$[*]' COLUMNS (name JSON PATH '$')) AS k
+) AS each_field;

@@ -13,19 +13,19 @@ from typing import NoReturn
 
 from src.errors import UsageError
 
-VERSION = "2.0.0"
+VERSION = "3.0.0"
 USAGE_ERROR = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MODULES = {"PyMySQL": "pymysql", "python-dotenv": "dotenv", "tqdm": "tqdm", "Jinja2": "jinja2"}
 _RESTARTED = "BI_METRICS_RESTARTED"
 
 
-def use_own_packages(script: str) -> None:
-    """Run the script again with .venv's Python if this one lacks the packages; without one, exit with one line.
+def use_own_packages(script: str, *packages: str) -> None:
+    """Run the script again with .venv's Python if this one lacks a package; without .venv, exit with one line.
 
-    Call it before the imports that need them.
+    Call it before the imports that need the packages.
     """
-    packages = {"pymysql": "PyMySQL", "dotenv": "python-dotenv", "tqdm": "tqdm", "jinja2": "jinja2"}
-    missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    missing = [package for package in packages if importlib.util.find_spec(_MODULES[package]) is None]
     python = os.path.join(os.path.dirname(os.path.realpath(script)), ".venv", "bin", "python")
     restarted = os.environ.pop(_RESTARTED, "")  # popped: METRICS_ON_END may start a command again
     if missing and not restarted and os.access(python, os.X_OK):

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from src.errors import SettingsError, UsageError
 
-FIRST_DATE = date(1970, 1, 3)  # the first one that a TIMESTAMP column can tell from others
+OLDEST_DATE = date(1000, 1, 1)  # that a DATE column can hold
 ONE_DAY = timedelta(days=1)
 
 
@@ -41,8 +41,8 @@ def parse_date(text: str, today: date) -> date:
         parsed = date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{text} is not a date: {error}") from None
-    if parsed < FIRST_DATE:
-        raise UsageError(f"{text} is before {FIRST_DATE}, the first date that a TIMESTAMP column can tell from others")
+    if parsed < OLDEST_DATE:
+        raise UsageError(f"{text} is before {OLDEST_DATE}, the first date that MySQL can store")
     if parsed > today:
         raise UsageError(f"{text} is in the future; today is {today} (METRICS_TIMEZONE decides)")
     return parsed
@@ -57,6 +57,8 @@ def date_range(start: date, end: date) -> list[date]:
 
 def day_start(day: date, zone: tzinfo | None) -> int:
     """Return the moment at which `day` starts in `zone`, in seconds since the epoch."""
+    if day == date.min:
+        zone = timezone.utc  # east of it, the day starts in the year 0, which a datetime cannot hold
     return int(datetime.combine(day, time(), zone).timestamp())
 
 
@@ -72,7 +74,7 @@ def day_at(moment: int, zone: tzinfo | None) -> date:
 
 def utc_text(moment: int) -> str:
     """Return a moment, in seconds since the epoch, as the text of a DATETIME in UTC."""
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None).isoformat(" ")
 
 
 def span(dates: Sequence[date]) -> str:

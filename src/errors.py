@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from datetime import date
 
 
 class MetricsError(Exception):
@@ -40,14 +42,18 @@ class LockedError(MetricsError):
 class DateError(MetricsError):
     """A date failed and was rolled back.
 
-    `code` is MySQL's error number where the server gave one, else -1. `path` is the metric file at fault, empty where
-    there is none. `partly_stored`: a statement ended the transaction, or the reply to COMMIT was lost.
+    `code` is MySQL's error number if the server gave one, else -1. `name` is the metric or helper at fault, and `dates`
+    those that its file was run for; both are empty if no file is at fault. `partly_stored`: a statement ended the
+    transaction, or the reply to COMMIT was lost.
     """
 
-    def __init__(self, message: str, code: int = -1, path: str = "", partly_stored: bool = False) -> None:
+    def __init__(
+        self, message: str, code: int = -1, name: str = "", dates: Sequence[date] = (), partly_stored: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
-        self.path = path
+        self.name = name
+        self.dates = dates
         self.partly_stored = partly_stored
 
 

@@ -1,90 +1,270 @@
-"""Discovers the metric files, puts them in run order, selects them, and knows which metric reads which."""
+"""Discovers the metric files, puts them in run order, selects them, and knows which metric or helper reads which."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import MetricFile, Mode, parse
-from src.metric_file.reads import compares_otherwise
+from src.metric_file.reads import Behind, Unclear, closure, reads_behind
+from src.metric_file.text import SPACE, Table, Token
 
+EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every metric file there is, disabled ones included, in run order."""
+    """Every metric file there is, disabled ones included, in run order, and which name reads which.
+
+    A name is that of a metric or of a helper. A *cell* is one of them on one date; a helper that empties its table,
+    a work table, has none.
+    """
 
     files: tuple[MetricFile, ...]
-    without_file: frozenset[str] = frozenset()  # metrics that have rows and no file: they may have read anything
+    parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
+    stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
+    views: Mapping[str, str] = field(default_factory=dict)  # views and stored functions, lower case; "" is unreadable
+
+    # --- files and names ----------------------------------------------------------------------------------------------
 
     def in_mode(self, mode: Mode) -> tuple[MetricFile, ...]:
         """Return the files that a run of this mode executes, in run order."""
-        return tuple(file for file in self.files if not file.disabled and file.mode in (None, mode))
+        return self._in_mode[mode]
+
+    @cached_property
+    def _in_mode(self) -> dict[Mode, tuple[MetricFile, ...]]:
+        enabled = [file for file in self.files if not file.disabled]
+        return {mode: tuple(file for file in enabled if file.mode in (None, mode)) for mode in Mode}
+
+    @cached_property
+    def positions(self) -> dict[Mode, dict[str, int]]:
+        """For each mode the position of each name in `in_mode`."""
+        return {mode: {file.name: i for i, file in enumerate(files)} for mode, files in self._in_mode.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, list[MetricFile]]:
+        """The files of each name: the enabled ones, or if there is none, the disabled ones."""
+        found: dict[str, list[MetricFile]] = {}
+        for file in sorted(self.files, key=lambda file: file.disabled):
+            files = found.setdefault(file.name, [])
+            if not file.disabled or all(other.disabled for other in files):
+                files.append(file)
+        return found
 
     def files_of(self, name: str) -> list[MetricFile]:
         """Return the files of a name, without the disabled ones."""
-        return [file for file in self.files if file.name == name and not file.disabled]
+        return [file for file in self.by_name.get(name, ()) if not file.disabled]
+
+    def same_name(self, file: MetricFile) -> list[MetricFile]:
+        """Return the others of an enabled file's name, upper and lower case being the same."""
+        files = () if file.disabled else self._by_folded_name[file.name.casefold()]
+        return [other for other in files if other.path != file.path]
+
+    @cached_property
+    def _by_folded_name(self) -> dict[str, list[MetricFile]]:
+        found: dict[str, list[MetricFile]] = {}
+        for file in self.files:
+            if not file.disabled:
+                found.setdefault(file.name.casefold(), []).append(file)
+        return found
 
     @cached_property
     def initial_files(self) -> dict[str, MetricFile]:
-        """The initial file of each metric that also has an incremental one, by name; helpers are left out."""
-        nightly = {f.name for f in self.in_mode(Mode.INCREMENTAL) if f.mode is Mode.INCREMENTAL and not f.is_helper}
-        initial = (f for f in self.in_mode(Mode.INITIAL) if f.mode is Mode.INITIAL and not f.is_helper)
-        return {f.name: f for f in initial if f.name in nightly}
+        """The initial file of each name with cells that also has an incremental one."""
+        nightly = {file.name for file in self.in_mode(Mode.INCREMENTAL) if file.mode is Mode.INCREMENTAL}
+        initial = (file for file in self.in_mode(Mode.INITIAL) if file.mode is Mode.INITIAL)
+        return {file.name: file for file in initial if file.name in nightly & self.cells}
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The metrics that some file writes."""
+        """The metrics that some enabled file writes."""
         return frozenset(file.name for file in self.files if not file.disabled and not file.is_helper)
 
     @cached_property
-    def reads(self) -> dict[str, frozenset[str]]:
-        """What each metric reads, by name, itself included where it does: the union over its files."""
-        found = dict.fromkeys(self.without_file, self.names | self.without_file)
-        for file in self.files:
-            if file.name in self.names and not file.disabled:
-                found[file.name] = found.get(file.name, frozenset()) | self.reads_of(file)
-        return found
-
-    def fingerprints(self, name: str) -> frozenset[str]:
-        """Return the fingerprints of a metric's files."""
-        return frozenset(file.fingerprint for file in self.files_of(name))
-
-    def reads_of(self, file: MetricFile) -> frozenset[str]:
-        """Return the metrics that a file reads: those it compares with, and those of its `-- Reads:` line.
-
-        SQL that selects from bi_metrics and compares with no known name, or with more than names, reads every metric.
-        """
-        known = self.without_file.union(file.name for file in self.files)
-        declared, compared = file.script.header_list("reads") & known, file.compares_with & known
-        if file.selects_metrics and (not compared or any(map(compares_otherwise, file.statements))):
-            return self.names | self.without_file
-        return declared | compared
+    def work_tables(self) -> frozenset[str]:
+        """The helpers without cells: each file of theirs empties its table before it fills it."""
+        return frozenset(name for name, files in self.by_name.items() if all(file.is_work_table for file in files))
 
     @cached_property
-    def readers(self) -> dict[str, frozenset[str]]:
-        """The other metrics that read each metric, directly or through others, by name."""
-        readers = {}
-        for name in self.reads:
-            found, new = {name}, {name}
-            while new:
-                new = {reader for reader, read in self.reads.items() if not read.isdisjoint(new)} - found
-                found |= new
-            readers[name] = frozenset(found - {name})
-        return readers
+    def helper_names(self) -> frozenset[str]:
+        """The enabled helpers that have cells."""
+        return frozenset(file.name for file in self.files if not file.disabled) - self.names - self.work_tables
+
+    @cached_property
+    def cells(self) -> frozenset[str]:
+        """The metrics and helpers that have cells and an enabled file."""
+        return self.names | self.helper_names
+
+    @cached_property
+    def nightly(self) -> dict[str, bool]:
+        """Those of `cells` that a night runs, in run order, and whether each is a helper."""
+        files = self.in_mode(Mode.INCREMENTAL)
+        return {file.name: file.name in self.helper_names for file in files if file.name in self.cells}
+
+    def definition(self, name: str) -> str:
+        """Return 16 hex digits of what the enabled files of a name compute; comments and blanks do not count."""
+        if name not in self._definitions:
+            parts: list[str] = []
+            used: set[str] = set()
+            for file in sorted(self.files_of(name), key=lambda file: file.path):
+                parts += [file.mode.value if file.mode else "", file.data_type, file.empty_value or ""]
+                for statement in file.statements:
+                    parts += [*(token.text for token in statement.tokens if token.kind not in SPACE), ";"]
+                used |= file.script.parameters
+            parts += [f"{each}={self.parameters[each]}" for each in sorted(used & self.parameters.keys())]
+            text = "\0".join(parts).replace("\r\n", "\n")
+            self._definitions[name] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return self._definitions[name]
+
+    @cached_property
+    def _definitions(self) -> dict[str, str]:
+        return {}
+
+    # --- what a file reads --------------------------------------------------------------------------------------------
+
+    def reads_of(self, file: MetricFile) -> frozenset[str]:
+        """Return the metrics, helpers and work tables that a file reads; names without a file or a row are left out.
+
+        The metrics are those of its `-- Reads:` line, else of its text. A helper is read by naming a table of it.
+        """
+        names = self.every_metric if self.reads_everything(file) else file.declared_reads or file.reads.metrics.keys()
+        return (self.known & names) | self.helpers_read(file).keys()
+
+    def reads_everything(self, file: MetricFile) -> bool:
+        """Tell whether a file may read every metric: its header says so, or nothing says which."""
+        return EVERY_METRIC in file.declared_reads or bool(self.unclear(file))
+
+    def unclear(self, file: MetricFile) -> list[Unclear]:
+        """Return the places that hide which metrics a file reads; none if its `-- Reads:` line says it."""
+        if file.declared_reads:
+            return []
+        hidden = [Unclear(token, self._behind[name].hides) for name, token in self._views_of(file)]
+        return [*file.reads.unclear, *(each for each in hidden if each.why)]
+
+    def helpers_read(self, file: MetricFile) -> dict[str, Token]:
+        """Return the names whose files write a table that a file reads, and where it first names such a table."""
+        found: dict[str, Token] = {}
+        for table, token in self.tables_read(file):
+            for name in self.writers_of(table):
+                found.setdefault(name, token)
+        return found
+
+    def tables_read(self, file: MetricFile) -> list[tuple[Table, Token]]:
+        """Return the tables that a file reads, also through views, and where; own temporary tables are left out."""
+        own = [each for each in file.reads.tables.items() if each[0].name not in file.temporary_tables]
+        return own + [(table, token) for name, token in self._views_of(file) for table in self._behind[name].tables]
+
+    def writers_of(self, table: Table) -> list[str]:
+        """Return the names whose files write a lasting table."""
+        return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
+
+    def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+        named = [(table.name, token) for table, token in file.reads.tables.items()] + [*file.reads.functions.items()]
+        return [each for each in named if each[0] in self._behind and each[0] not in file.temporary_tables]
+
+    @cached_property
+    def _behind(self) -> dict[str, Behind]:
+        return reads_behind(self.views)
+
+    @cached_property
+    def _writers(self) -> dict[str, list[tuple[str, Table]]]:
+        """By the lower-case name of a lasting table: the names whose files write it, and how they name it."""
+        found: dict[str, list[tuple[str, Table]]] = {}
+        for name, files in self.by_name.items():
+            written = {s.target for file in files for s in file.lasting_writes() if s.target and not s.writes_metrics}
+            for table in written:
+                found.setdefault(table.name.lower(), []).append((name, table))
+        return found
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Every name that has a file, also a disabled one, or rows."""
+        return frozenset(self.by_name) | (self.stored or frozenset())
+
+    @cached_property
+    def every_metric(self) -> frozenset[str]:
+        """Those that are metrics: what `-- Reads: *` means."""
+        helpers = {name for name, files in self.by_name.items() if all(file.is_helper for file in files)}
+        return self.known - (helpers - (self.stored or frozenset()))
+
+    # --- which name reads which ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def _direct(self) -> dict[str, frozenset[str]]:
+        """What each name that has a file reads, work tables among it: the union over its files."""
+        found = self.by_name.items()
+        return {name: frozenset[str]().union(*(self.reads_of(file) for file in files)) for name, files in found}
+
+    @cached_property
+    def reads(self) -> dict[str, frozenset[str]]:
+        """What each metric and helper reads, itself included if it reads itself; not through others but work tables.
+
+        The rows of a name without a file may have been computed from anything. A disabled file counts by its text.
+        """
+        everything = self.known - self.work_tables
+        found = {}
+        for name in everything:
+            parts = [self._direct.get(each, everything) for each in (name, *self.work_tables_of(name))]
+            found[name] = frozenset().union(*parts) - self.work_tables
+        return found
+
+    def work_tables_of(self, name: str) -> frozenset[str]:
+        """Return the work tables that a name reads, also through other work tables."""
+        return frozenset(closure([name], self._work_tables_read))
+
+    def readers_of_work_table(self, name: str) -> frozenset[str]:
+        """Return the names with cells that read a work table; none if the name is not one of a work table."""
+        return frozenset(each for each in self.cells if name in self.work_tables_of(each))
+
+    @cached_property
+    def _work_tables_read(self) -> dict[str, frozenset[str]]:
+        return {name: read & self.work_tables for name, read in self._direct.items()}
+
+    @cached_property
+    def dependents(self) -> dict[str, frozenset[str]]:
+        """The others that read each metric and helper, directly."""
+        found: dict[str, set[str]] = {name: set() for name in self.reads}
+        for name, read in self.reads.items():
+            for each in read - {name}:
+                found[each].add(name)
+        return {name: frozenset(others) for name, others in found.items()}
+
+    def all_dependents(self, names: Iterable[str]) -> frozenset[str]:
+        """Return what reads some names, directly or through others, without these names."""
+        given = frozenset(names)
+        return frozenset(closure(given, self.dependents)) - given
+
+    @cached_property
+    def early_dependents(self) -> dict[str, frozenset[str]]:
+        """The dependents of each name that run before it in every mode in which both run."""
+
+        def is_early(dependent: str, name: str) -> bool:
+            both = [order for order in self.positions.values() if dependent in order and name in order]
+            return bool(both) and all(order[dependent] < order[name] for order in both)
+
+        return {
+            name: frozenset(each for each in dependents if is_early(each, name))
+            for name, dependents in self.dependents.items()
+        }
+
+    @cached_property
+    def inputs(self) -> dict[str, frozenset[str]]:
+        """What each metric and helper reads, directly or through others; itself only if a way leads back to it."""
+        return {name: frozenset(closure([name], self.reads)) for name in self.reads}
 
 
 def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> Catalog:
     """Read every metric file straight in `folder`, in its initial/ and its incremental/.
 
-    `parameters` are values that fingerprints cover. A file that is broken is in the catalog all the same;
+    `parameters` are the values that definitions cover. A file that is broken is in the catalog all the same;
     src.metric_file.checks tells what is wrong with it. Raises MetricFileError for one that cannot be read at all.
     """
     files = []
@@ -96,30 +276,31 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
         for path in found:
             # A FIFO, a dangling link or an editor's lock file must not stop a night.
             if path.name != "schema.sql" and path.is_file():
-                files.append(_read(path, f"{folder.name}/{path.relative_to(folder)}", mode, parameters or {}))
+                files.append(_read(path, f"{folder.name}/{path.relative_to(folder)}", mode))
     # Prefixed files first, by number; then the others; by name within.
     files.sort(key=lambda file: (file.prefix is None, file.prefix or 0, file.name, file.path))
-    return Catalog(tuple(files))
+    return Catalog(tuple(files), parameters or {})
 
 
 def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[MetricFile, ...]:
-    """Return the files of a mode whose metric matches one of the shell patterns, in run order; without patterns, all.
+    """Return the files of a mode whose name matches one of the shell patterns, in run order; without patterns, all.
 
-    Helpers are always among them: a metric may read what they fill. Raises UsageError where a pattern matches nothing,
-    or there is nothing at all.
+    Raises UsageError if a pattern matches nothing, or if there is nothing at all.
     """
     files = catalog.in_mode(mode)
     if not files:
         raise UsageError("there are no metric files in the folder of METRICS_DIR (default: sql/); see docs/metrics.md")
+    names = {file.name for file in files}
+    chosen: set[str] = set() if patterns else names
     for pattern in patterns:
-        names = [file.name for file in files if not file.is_helper]
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = get_close_matches(pattern, names, n=1, cutoff=0.4)
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        if not matched:
+            near = get_close_matches(pattern, sorted(names), n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
             raise UsageError(f"no metric {where} matches {pattern!r}{hint} (list_metrics.py shows all)")
-    chosen = patterns or ["*"]
-    return tuple(f for f in files if f.is_helper or any(fnmatchcase(f.name, pattern) for pattern in chosen))
+        chosen |= matched
+    return tuple(file for file in files if file.name in chosen)
 
 
 def split_name(file_name: str) -> tuple[int | None, str]:
@@ -129,7 +310,7 @@ def split_name(file_name: str) -> tuple[int | None, str]:
     return (int(match[1]), stem[match.end() :]) if match else (None, stem)
 
 
-def _read(path: Path, shown: str, mode: Mode | None, parameters: Mapping[str, str]) -> MetricFile:
+def _read(path: Path, shown: str, mode: Mode | None) -> MetricFile:
     disabled = path.name.startswith(("_", "."))
     prefix, name = split_name(path.name.lstrip("_.") if disabled else path.name)
     # Bytes that are not UTF-8 become lone surrogates, which no valid file holds: the rule not-utf8 finds them there.
@@ -137,5 +318,4 @@ def _read(path: Path, shown: str, mode: Mode | None, parameters: Mapping[str, st
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise MetricFileError(f"{shown}: cannot read it: {error.strerror}") from None
-    script = parse(text)
-    return MetricFile(name, shown, mode, prefix, disabled, script, script.fingerprint(parameters))
+    return MetricFile(name, shown, mode, prefix, disabled, parse(text))

@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pymysql
 import pytest
 from pymysql.constants import CLIENT
 
+import list_metrics
+import run_metrics
 from demo.server import Server
+from src.cli import SIGNALS
 from src.errors import UsageError
 from tests.engines import INSTALLS, install
 
 ROOT = Path(__file__).resolve().parent.parent
 # Nothing in a test outlives the machine, so no write needs to reach the disk.
 FAST = {
-    "MariaDB": ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=256M"),
-    "MySQL": ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=256M", "--innodb-doublewrite=0"),
+    "MariaDB": ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=256M", "--debug-no-sync"),
+    "MySQL": ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=256M", "--innodb-doublewrite=0",
+              "--innodb-flush-method=nosync"),
 }
 _numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=INSTALLS, default="mariadb", help="the server that the tests run on")
+
+
+KILL_SERVERS = """
+import sys
+from pathlib import Path
+from demo.server import Server
+sys.stdin.read()  # to the end of the tests, however they end
+for file in Path(sys.argv[1]).rglob("pid"):
+    Server(file.parent).kill()
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kill the servers of this test run even if the run itself is killed."""
+    words = [sys.executable, "-c", KILL_SERVERS, str(tmp_path_factory.getbasetemp())]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +90,29 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(f"engine: {chosen.name} {chosen.version}: {passed} passed")
 
 
-def connect(server: Server, database: str | None = None, user: str = "root", **more: Any) -> Any:
-    """Open a plain connection that commits at once: the second pair of eyes."""
+def connect(
+    server: Server, database: str | None = None, user: str = "root", *, ssl_disabled: bool = True, **more: Any
+) -> Any:
+    """Open a plain connection that commits at once: the second pair of eyes.
+
+    It reads no certificates, which would take four times as long as to connect.
+    """
     return pymysql.connect(
         unix_socket=server.socket, user=user, database=database, autocommit=True, charset="utf8mb4",
-        client_flag=CLIENT.MULTI_STATEMENTS, **more,
+        client_flag=CLIENT.MULTI_STATEMENTS, ssl_disabled=ssl_disabled, **more,
     )  # fmt: skip
+
+
+def shipped_sql() -> list[str]:
+    """Return the paths below sql/ of the files that git tracks, so that a metric of one's own there fails no test.
+
+    Without git, as in an unpacked archive, all files are returned.
+    """
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT / "sql", capture_output=True, text=True, check=False)
+        if done.stdout:
+            return done.stdout.strip("\0").split("\0")
+    return sorted(str(path.relative_to(ROOT / "sql")) for path in (ROOT / "sql").rglob("*.sql"))
 
 
 def run_script(connection: Any, script: str) -> None:
@@ -117,9 +162,37 @@ def database(server: Server) -> Iterator[Database]:
     connection.close()
 
 
+Main = Callable[[Sequence[str], Path], int]
+Result = subprocess.CompletedProcess[str]
+LOG = logging.getLogger("bi_metrics")
+
+
+@contextmanager
+def as_in_a_process(environment: Mapping[str, str]) -> Iterator[None]:
+    """Lend a command what it would have to itself as a process: it may change it, and all is as before afterwards."""
+    on_signal = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGPIPE)}
+    folder, logged, level, propagate = Path.cwd(), LOG.handlers[:], LOG.level, LOG.propagate
+    try:
+        with patch.dict(os.environ, environment, clear=True):
+            time.tzset()
+            os.chdir("/")  # as under cron: no command may need its own folder
+            yield
+    finally:
+        time.tzset()
+        os.chdir(folder)
+        if (wakeup := signal.set_wakeup_fd(-1)) != -1:
+            os.close(wakeup)  # ends the thread of Interruption.listen()
+        for number, disposition in on_signal.items():
+            signal.signal(number, disposition)
+        for handler in LOG.handlers:
+            handler.close()
+        LOG.handlers[:], LOG.propagate = logged, propagate
+        LOG.setLevel(level)
+
+
 @dataclass
 class Project:
-    """A copy of the commands beside a sql folder that the test fills."""
+    """A folder with settings, log and sql/, which the test fills; the commands run on it."""
 
     folder: Path
     database: Database
@@ -132,43 +205,66 @@ class Project:
         file.write_bytes(text.encode())
         return file
 
+    def write_shipped(self) -> None:
+        """Write the metric files that ship."""
+        for path in shipped_sql():
+            self.write(path, (ROOT / "sql" / path).read_text())
+
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return a clean environment: of the caller's, only what a program needs to start."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TZ") if name in os.environ}
         return {**kept, "PYTHONUTF8": "1", **self.database.env, **self.env, **(more or {})}
 
+    def run(self, *words: str, env: Mapping[str, str] | None = None) -> Result:
+        """Call main() of run_metrics.py. The tests whose subject is the process use start() or run_process()."""
+        return self._call(run_metrics.main, words, env)
+
+    def list(self, *words: str, env: Mapping[str, str] | None = None) -> Result:
+        """Call main() of list_metrics.py."""
+        return self._call(list_metrics.main, words, env)
+
+    def run_process(self, *words: str, env: Mapping[str, str] | None = None) -> Result:
+        """Run run_metrics.py in a process of its own, to its end."""
+        process = self.start("run_metrics.py", *words, env=env)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
     def start(self, script: str, *words: str, env: Mapping[str, str] | None = None, **more: Any) -> Any:
         """Start a command in the background, from another folder, as cron does."""
+        self.install()
         return subprocess.Popen(
             [sys.executable, str(self.folder / script), *words], env=self.environment(env), cwd="/", text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
         )  # fmt: skip
 
-    def run(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run run_metrics.py to its end."""
-        return self._finish(self.start("run_metrics.py", *words, env=env))
-
-    def list(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run list_metrics.py to its end."""
-        return self._finish(self.start("list_metrics.py", *words, env=env))
+    def install(self) -> None:
+        """Copy the commands into the folder, once; only a process needs them there."""
+        for name in ("src", "config"):
+            if not (self.folder / name).exists():
+                shutil.copytree(ROOT / name, self.folder / name)
+        for name in ("run_metrics.py", "list_metrics.py"):
+            if not (self.folder / name).exists():
+                shutil.copy2(ROOT / name, self.folder / name)
 
     def log(self) -> str:
         return (self.folder / "logs" / "metrics.log").read_text()
 
-    @staticmethod
-    def _finish(process: Any) -> subprocess.CompletedProcess[str]:
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def _call(self, main: Main, words: Sequence[str], env: Mapping[str, str] | None) -> Result:
+        out, err = io.StringIO(), io.StringIO()
+        with as_in_a_process(self.environment(env)), redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = main(words, self.folder)
+            except SystemExit as exit:  # --help, --version
+                code = int(exit.code or 0)
+        if code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt  # Ctrl-C is meant for pytest; the tests of signals use start()
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
 def project(database: Database, tmp_path: Path) -> Project:
     """A project with an empty sql folder; its commands use the test's database."""
     folder = tmp_path / "project"
-    for name in ("src", "config"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("run_metrics.py", "list_metrics.py"):
-        shutil.copy2(ROOT / name, folder / name)
     for name in ("initial", "incremental"):
         (folder / "sql" / name).mkdir(parents=True)
     shutil.copy2(ROOT / "sql" / "schema.sql", folder / "sql" / "schema.sql")

@@ -131,7 +131,8 @@ class FakeServer:
 
     def __enter__(self) -> FakeServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._talks = threading.Thread(target=self._accept, daemon=True)
+        self._talks.start()
         return self
 
     def __exit__(
@@ -139,6 +140,7 @@ class FakeServer:
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._talks.join(5)  # what the client said last is not heard yet
 
     def _accept(self) -> None:
         ends = []

@@ -17,14 +17,16 @@ import pytest
 
 from demo import game
 from demo.server import Server
-from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script
+from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script, shipped_sql
 from tests.proxy import Cut, Proxy
 from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
 pytestmark = pytest.mark.slow
 
-GRANTS = re.search(r"<!-- grants -->\n```sql\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+OPERATIONS, DASHBOARDS = ((ROOT / "docs" / name).read_text() for name in ("operations.md", "dashboards.md"))
+GRANTS = re.search(r"<!-- grants -->\n```sql\n(.*?)```", OPERATIONS, re.DOTALL)
+FOR_DASHBOARDS = re.search(r"```sql\n(CREATE USER 'dashboards'.*?)```", DASHBOARDS, re.DOTALL)
 PASSWORD = "se'cret %s"
 TODAY = date.today()
 ACCOUNTS = {"game": "bi_metrics", "bi": "bi_beside"}  # schema of the metric tables -> account
@@ -76,17 +78,16 @@ def schemas(server: Server) -> Iterator[Any]:
 def _use(project: Project, server: Server, connection: Any, schema: str) -> Project:
     """Point the project at one of the schemas, empty, with its account and the shipped metrics."""
     connection.select_db(schema)
-    run_script(connection, "DELETE FROM bi_metrics; DELETE FROM bi_metric_runs")
+    run_script(connection, "DELETE FROM bi_metrics; DELETE FROM bi_metric_state; DELETE FROM bi_metric_changes")
     project.database = Database(server, schema, connection)
     project.env = {
         "DB_USER": ACCOUNTS[schema], "DB_PASSWORD": PASSWORD, "METRICS_HISTORY_START": str(FIRST),
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=30)),
     }  # fmt: skip
     tables = rf"\b(FROM|JOIN) ({'|'.join(game.TABLES)})\b"
-    for source in sorted((ROOT / "sql").rglob("*.sql")):
-        if source.name != "schema.sql":
-            text = source.read_text() if schema == "game" else re.sub(tables, r"\1 game.\2", source.read_text())
-            project.write(str(source.relative_to(ROOT / "sql")), text)
+    for path in shipped_sql():
+        text = (ROOT / "sql" / path).read_text()
+        project.write(path, text if schema == "game" else re.sub(tables, r"\1 game.\2", text))
     project.write("90_with_temporary_table.sql", TEMPORARY)
     return project
 
@@ -109,11 +110,29 @@ def test_the_account_may_do_nothing_else(schemas: Any, server: Server) -> None:
         wanted = {line.replace("'bi_metrics'@'%'", "bi_beside@%") for line in grants("bi")}
         assert granted == {"GRANT USAGE ON *.* TO bi_beside@%", *wanted}
         for forbidden in (
-            "DELETE FROM bi_metrics", "DROP TABLE bi_metric_runs", "CREATE TABLE x (n INT)", "DELETE FROM game.users",
+            "DELETE FROM bi_metrics", "DROP TABLE bi_metric_state", "CREATE TABLE x (n INT)", "DELETE FROM game.users",
             "UPDATE game.users SET name = ''", "INSERT INTO game.games VALUES (1, '', '')", "SELECT * FROM mysql.user",
         ):  # fmt: skip
             with pytest.raises(pymysql.err.OperationalError, match=r"command denied to user 'bi_beside'"):
                 cursor.execute(forbidden)
+
+
+def test_the_account_for_dashboards_reads_the_views_and_their_definitions_and_nothing_else(
+    schemas: Any, server: Server
+) -> None:
+    assert FOR_DASHBOARDS, "docs/dashboards.md has no block of SQL with the account for dashboards"
+    run_script(schemas, FOR_DASHBOARDS[1])
+    try:
+        with connect(server, "game", "dashboards", password="choose-another-one") as own, own.cursor() as cursor:
+            for view in ("bi_metric_cards", "bi_metric_items"):
+                cursor.execute(f"SELECT * FROM {view} WHERE metrics = 'm' AND is_final")
+                cursor.execute(f"SHOW CREATE VIEW {view}")  # SQLAlchemy asks for it
+                assert "SQL SECURITY INVOKER" in cursor.fetchall()[0][1]
+            for forbidden in ("SELECT * FROM users", "DELETE FROM bi_metric_state", "SELECT * FROM bi_metric_changes"):
+                with pytest.raises(pymysql.err.OperationalError, match="command denied to user 'dashboards'"):
+                    cursor.execute(forbidden)
+    finally:
+        run_script(schemas, "DROP USER 'dashboards'@'%'")
 
 
 def test_every_command_runs_with_that_account_and_a_bi_schema_has_the_rows_of_the_game_s_own(
@@ -138,7 +157,7 @@ def _rows_of_every_command(project: Project) -> list[tuple[str, str, str]]:
     assert [row[:2] for row in project.database.metrics()] == [row[:2] for row in loaded]
     assert list(map(_parsed, project.database.metrics())) == list(map(_parsed, loaded))
     _ok(project.list("--status", "--max-age", "1"))
-    assert f"{FIRST}  {TODAY}  {TODAY - timedelta(days=1)}    7" in _ok(project.list("--status"))
+    assert f"{TODAY}  {TODAY - timedelta(days=1)}  6 " in _ok(project.list("--status"))
     return project.database.metrics()
 
 
@@ -155,7 +174,9 @@ def test_a_file_that_needs_more_rights_fails_and_the_failure_is_noted(bi: Projec
         "'bi_beside'.*; the account lacks a right: see the GRANT statements in ", refused.stderr, re.MULTILINE,
     )  # fmt: skip
     assert bi.database.metrics() == []
-    assert bi.database.rows("SELECT metric, status FROM bi_metric_runs") == [("delete", "failed")]
+    failed = bi.database.rows("SELECT metric, metric_date, state, error FROM bi_metric_state")
+    assert [row[:3] for row in failed] == [("delete", FIRST, "missing")]
+    assert "DELETE command denied" in failed[0][3]
 
 
 def test_a_schema_that_the_account_cannot_see_is_refused(bi: Project) -> None:

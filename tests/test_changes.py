@@ -12,7 +12,7 @@ DAY = date(2025, 1, 15)
 
 
 def row(value: str, fields: str = '["n"]', data_type: str = "card") -> StoredRow:
-    return StoredRow(data_type, fields, value, updated=0)
+    return StoredRow(data_type, fields, value)
 
 
 @pytest.mark.parametrize(

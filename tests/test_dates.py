@@ -54,8 +54,8 @@ def test_a_date_is_an_iso_date_or_one_of_two_words(text: str, expected: date) ->
         ("2025-01-15\n", r"'2025-01-15\\n' is not a date; write"),
         ("tomorrow", "'tomorrow' is not a date; write"),
         ("", "'' is not a date; write"),
-        ("1970-01-02", "1970-01-02 is before 1970-01-03, the first date"),
-        ("0001-01-01", "0001-01-01 is before 1970-01-03"),
+        ("0999-12-31", "0999-12-31 is before 1000-01-01, the first date"),
+        ("0001-01-01", "0001-01-01 is before 1000-01-01"),
         ("2025-03-02", "2025-03-02 is in the future; today is 2025-03-01"),
     ],
 )
@@ -96,6 +96,19 @@ def test_the_days_of_years_join_without_gap_or_overlap(zone: str) -> None:
     assert [day_end(day, ZoneInfo(zone)) for day in days[:-1]] == starts[1:]
     lengths = {(after - before) // 3600 for before, after in pairwise(starts)}
     assert lengths <= {0, 23, 24, 25}, "Samoa left out a day in 2011; else only the clocks change"
+
+
+@pytest.mark.parametrize(
+    ("day", "zone", "expected"),
+    [
+        (date(999, 1, 1), "UTC", "0999-01-01 00:00:00"),
+        (date(1, 1, 1), "Asia/Taipei", "0001-01-01 00:00:00"),  # in Taipei it starts in the year 0
+        (date(9999, 12, 31), "America/New_York", "9999-12-31 05:00:00"),
+    ],
+)
+def test_days_of_any_year_have_a_start_in_utc(day: date, zone: str, expected: str) -> None:
+    assert utc_text(day_start(day, ZoneInfo(zone))) == expected
+    assert day_start(date.min, None) <= day_start(day, None)
 
 
 def test_dates_are_said_as_ranges() -> None:

@@ -58,6 +58,7 @@ ON DUPLICATE KEY UPDATE value_list = VALUES(value_list);
 
 def without_rules(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command with every rule of sql_checks switched off: what it does then must be right as well."""
+    project.install()
     return subprocess.run(
         [sys.executable, "-c", NO_RULES, *words], env=project.environment(), cwd=project.folder, capture_output=True,
         text=True, check=False, timeout=120,
@@ -67,8 +68,9 @@ def without_rules(project: Project, *words: str) -> subprocess.CompletedProcess[
 def half_day(project: Project, day: str, metric: str = "%", n: int = 0) -> None:
     """Make a row look as a run in the middle of its day left it."""
     project.database.execute(
-        f"UPDATE bi_metrics SET value_list = JSON_OBJECT('n', {n}), updated_at = '{day} 12:00' "
-        f"WHERE metric_date = '{day}' AND metrics LIKE '{metric}'"
+        f"UPDATE bi_metrics SET value_list = JSON_OBJECT('n', {n}) "
+        f"WHERE metric_date = '{day}' AND metrics LIKE '{metric}'; UPDATE bi_metric_state SET state = 'open' "
+        f"WHERE metric_date = '{day}' AND metric LIKE '{metric}'"
     )
 
 
@@ -196,7 +198,7 @@ def test_after_a_late_payment_its_date_and_a_night_make_every_row_right(
         result = project.run(DAYS[8], *words, env={"DB_SOCKET": str(proxy.path)})
     assert result.returncode == 0, result.stderr
     assert cut is None or cut.done
-    assert f"not final though the day has ended: {DAYS[7]} to {DAYS[1]} of " in result.stderr
+    assert f"to be computed again: {DAYS[7]} to {DAYS[1]} of " in result.stderr
     assert project.run("--quiet").returncode == 0
     window = "SELECT SUM(amount) FROM payments WHERE day BETWEEN '{0}' - INTERVAL 2 DAY AND '{0}'"
     expected = {day: int(project.database.rows(window.format(day))[0][0]) for day in DAYS[10::-1]}
@@ -233,7 +235,7 @@ def test_a_metric_built_on_itself_needs_an_initial_file_and_then_starts_right_ag
 
 def test_a_helper_runs_its_incremental_file_on_dates_and_its_initial_file_in_the_load(project: Project) -> None:
     project.database.execute(f"{PAYMENTS} CREATE TABLE sums (day DATE NOT NULL PRIMARY KEY, amount INT NOT NULL)")
-    fill = "-- Description: x\nINSERT INTO sums SELECT day, SUM(amount) FROM payments WHERE day {} GROUP BY day"
+    fill = "-- Description: x\nREPLACE INTO sums SELECT day, SUM(amount) FROM payments WHERE day {} GROUP BY day"
     project.write("initial/1_fill.sql", fill.format("BETWEEN %(start_date)s AND %(metric_date)s"))
     project.write("incremental/1_fill.sql", fill.format("= %(metric_date)s"))
     project.write("2_sum.sql", metric_sql("sum", "(SELECT amount FROM sums WHERE day = %(metric_date)s)"))
@@ -241,7 +243,7 @@ def test_a_helper_runs_its_incremental_file_on_dates_and_its_initial_file_in_the
     for day in DAYS[3:0:-1]:
         result = project.run(day)
         assert result.returncode == 0, result.stderr
-    ran = "SELECT file, COUNT(*) FROM bi_metric_runs WHERE metric = 'fill' GROUP BY file ORDER BY file"
+    ran = "SELECT file, COUNT(*) FROM bi_metric_state WHERE metric = 'fill' GROUP BY file ORDER BY file"
     assert project.database.rows(ran) == [("sql/incremental/1_fill.sql", 3), ("sql/initial/1_fill.sql", 3)]
     assert totals(project, "sum") == {day: DAYS.index(day) + 1 for day in DAYS[6:0:-1]}
 
@@ -287,9 +289,9 @@ def waits_of_one_second(database: Database) -> Iterator[None]:
     "clock",
     [
         "SET @y := DATE(DATE_SUB(NOW(), INTERVAL 1 DAY))", "SET @y = DATE(NOW())", "SELECT 1, DATE_FORMAT(NOW(), '%Y')",
-        "SELECT COUNT(*), DATEDIFF(NOW(), '2020-01-01') AS n FROM bi_metric_runs",
-        "SELECT COALESCE(MAX(created_at), NOW()), 2 FROM bi_metric_runs",
-        "SELECT TIMESTAMPDIFF(DAY, created_at, NOW()) AS a, 1 FROM bi_metric_runs",
+        "SELECT COUNT(*), DATEDIFF(NOW(), '2020-01-01') AS n FROM payments",
+        "SELECT COALESCE(MAX(created_at), NOW()), 2 FROM payments",
+        "SELECT TIMESTAMPDIFF(DAY, created_at, NOW()) AS a, 1 FROM payments",
     ],
 )  # fmt: skip
 def test_a_clock_within_a_function_is_named_wherever_it_stands(project: Project, clock: str) -> None:
@@ -317,21 +319,19 @@ def test_a_parameter_that_changed_shows_in_the_status_and_in_the_run_that_builds
     project.write("plain.sql", metric_sql("plain"))
     old, new = ({"METRIC_PARAM_CUTOFF_DATE": day} for day in (DAYS[9], DAYS[6]))
     assert project.run(DAYS[9], DAYS[3], env=old).returncode == 0
-    assert "SQL changed since" not in project.list("--status", env=old).stdout
-    status = [line for line in project.list("--status", env=new).stdout.splitlines() if "SQL changed since" in line]
-    assert [line.split()[0] for line in status] == ["total"]
+    assert "of older SQL" not in project.list("--status", env=old).stdout
+    status = [line for line in project.list("--status", env=new).stdout.splitlines() if "; of older SQL" in f"; {line}"]
+    assert [line.split()[0] for line in status if not line.startswith("of older")] == ["total"]
     result = project.run(DAYS[2], DAYS[1], env=new)
-    warned = f"the SQL or the parameters of total have changed since {DAYS[3]}, so the initial file runs; load the "
+    command = f"python run_metrics.py --initial {DAYS[9]} {DAYS[3]} --metric total"
+    warned = f"Warning: of older SQL: {DAYS[9]} to {DAYS[3]} of total. To compute them again: {command}\n"
     assert (result.returncode, result.stderr.count(warned)) == (0, 1)
     # From the first date on the total is that of the new parameter: nothing builds on the old one.
-    modes = f"SELECT mode FROM bi_metric_runs WHERE metric = 'total' AND metric_date > '{DAYS[3]}' ORDER BY id"
-    files = project.database.rows(modes)
-    assert files == [("initial",), ("incremental",)]
-    command = "python run_metrics.py --initial START END --metric total"
-    assert command in result.stderr
-    words = [{"START": DAYS[9], "END": DAYS[1]}.get(word, word) for word in command.split()[2:]]
-    assert project.run(*words, env=new).returncode == 0
-    assert "have changed since" not in project.run(DAYS[1], env=new).stderr
+    files = f"SELECT file FROM bi_metric_state WHERE metric = 'total' AND metric_date > '{DAYS[3]}' ORDER BY 1 DESC"
+    assert project.database.rows(files) == [("sql/initial/total.sql",), ("sql/incremental/total.sql",)]
+    assert project.run(*command.split()[2:], env=new).returncode == 0
+    assert "older SQL" not in project.run(DAYS[1], env=new).stderr
+    assert "older SQL" not in project.list("--status", env=new).stdout
 
 
 def test_after_a_date_that_failed_nothing_builds_on_its_row_of_the_old_parameter(project: Project) -> None:
@@ -343,9 +343,9 @@ def test_after_a_date_that_failed_nothing_builds_on_its_row_of_the_old_parameter
     assert project.run(DAYS[9], DAYS[2], env=old).returncode == 0
     project.write("picky.sql", metric_sql("picky", where=f"WHERE %(metric_date)s <> '{DAYS[2]}'"))
     assert project.run(DAYS[2], DAYS[1], "--keep-going", env=new).returncode == 1
-    files = f"SELECT mode FROM bi_metric_runs WHERE metric = 'total' AND metric_date = '{DAYS[1]}'"
-    assert project.database.rows(files) == [("initial",)]
-    assert "SQL changed since" not in project.list("--status", env=new).stdout
+    file = f"SELECT file FROM bi_metric_state WHERE metric = 'total' AND metric_date = '{DAYS[1]}'"
+    assert project.database.rows(file) == [("sql/initial/total.sql",)]
+    assert f"of older SQL: {DAYS[9]} to {DAYS[2]}" in project.list("--status", env=new).stdout
 
 
 # --- 11: two runs at once ---------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_a_wait_for_the_lock_that_is_ended_lets_no_second_run_in(project: Projec
     _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     assert [row[1] for row in database.metrics()] == [BEFORE, DAY]
-    runs = project.database.rows("SELECT metric_date FROM bi_metric_runs ORDER BY id")
+    runs = project.database.rows("SELECT metric_date FROM bi_metrics ORDER BY updated_at")
     assert [str(row[0]) for row in runs] == [DAY, BEFORE]
 
 
@@ -419,7 +419,7 @@ def test_a_file_that_gives_the_lock_back_is_refused_and_noticed(project: Project
     assert "forbidden-statement: " in refused.stderr
     noticed = without_rules(project, BEFORE, DAY, "--retries", "0")
     assert noticed.returncode == 1
-    assert f"Error: {DAY}: the lock of this run is gone" in noticed.stderr
+    assert f"Error: {DAY}: this run lost its lock" in noticed.stderr
     assert [row[1] for row in project.database.metrics()] == [BEFORE]
 
 
@@ -449,7 +449,7 @@ OPTIMIZE TABLE lasting; LOCK TABLES lasting WRITE; UNLOCK TABLES; FLUSH TABLES; 
 COMMIT AND CHAIN; ROLLBACK; SET autocommit = 1; SET SESSION autocommit = ON; /*!50000 COMMIT */; /*M! COMMIT */;
 WITH q AS (SELECT 1) DELETE FROM bi_metrics; UPDATE bi_metrics SET value_list = '1'; REPLACE INTO bi_metrics SELECT 1;
 DELETE b FROM lasting AS l JOIN bi_metrics AS b ON b.id = l.n; INSERT INTO bi_metrics SELECT 1; DROP TABLE mine;
-CREATE TEMPORARY TABLE `BI_Metrics` (n INT); CREATE TEMPORARY TABLE bi_metric_runs (n INT); TRUNCATE TABLE mine;
+CREATE TEMPORARY TABLE `BI_Metrics` (n INT); CREATE TEMPORARY TABLE bi_metric_state (n INT); TRUNCATE TABLE mine;
 ALTER TABLE mine ADD COLUMN more INT; CREATE INDEX fresh ON mine (n)"""
 
 

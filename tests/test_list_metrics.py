@@ -118,7 +118,6 @@ def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["2025-01-15"], "unrecognized arguments: 2025-01-15"),
         (["--offline"], "--offline goes with --check"),
         (["--status", "--max-age", "x"], "'x' is not a number"),
         (["--check", "--status"], "--check, --sql, --status and --html exclude each other"),

@@ -66,7 +66,8 @@ def stored(nightly: Project) -> Project:
 
 def everything(project: Project) -> list[tuple[object, ...]]:
     rows = project.database.rows("SELECT * FROM bi_metrics ORDER BY id")
-    return rows + project.database.rows("SELECT * FROM bi_metric_runs ORDER BY id")
+    rows += project.database.rows("SELECT * FROM bi_metric_state ORDER BY metric, metric_date")
+    return rows + project.database.rows("SELECT * FROM bi_metric_changes ORDER BY id")
 
 
 def printed_command(text: str, words: str) -> list[str]:
@@ -83,6 +84,12 @@ def pay(project: Project, day: str, amount: str = "1.00") -> None:
 def forget(project: Project, day: str, metric: str = "%") -> None:
     """Take away the rows of a date, as if its night had been missed."""
     project.database.execute(f"DELETE FROM bi_metrics WHERE metric_date = '{day}' AND metrics LIKE '{metric}'")
+
+
+def reopen(project: Project, day: str, metric: str = "%") -> None:
+    """Let the cells of a date be computed before it had ended."""
+    project.database.execute(f"UPDATE bi_metric_state SET state = 'open' WHERE metric_date = '{day}' "
+                             f"AND metric LIKE '{metric}'")  # fmt: skip
 
 
 # --- dry runs ---------------------------------------------------------------------------------------------------------
@@ -137,8 +144,8 @@ def test_a_dry_run_that_fails_names_the_file_and_exits_1(stored: Project) -> Non
 
 
 def test_a_row_that_is_not_final_and_differs_is_no_reason_for_exit_4(stored: Project) -> None:
-    stored.database.execute(f"{LATE}; UPDATE bi_metrics SET updated_at = '2025-01-03 12:00:00' "
-                            "WHERE metric_date = '2025-01-03'")  # fmt: skip
+    stored.database.execute(LATE)
+    reopen(stored, "2025-01-03")
     result = stored.run("2025-01-03", "--dry-run")
     assert result.returncode == 0
     assert "2 changed (0 of them final before)" in result.stdout
@@ -151,7 +158,7 @@ def test_a_dry_run_of_the_night_shows_the_due_dates_too(nightly: Project) -> Non
     result = nightly.run("--dry-run")
     assert result.returncode == 0
     shown = [line.split()[:3] for line in result.stdout.splitlines()[:-1]]
-    assert shown == [[day, "new", name] for day in (DAYS[3], DAYS[0]) for name in ("paid", "total")]
+    assert shown == [[day, "new", name] for day in (DAYS[0], DAYS[3]) for name in ("paid", "total")]
     assert everything(nightly) == before
 
 
@@ -170,11 +177,13 @@ def test_the_audit_finds_late_data_and_the_same_command_repairs_it(stored: Proje
     assert repaired.returncode == 0
     assert "2025-01-01 to 2025-01-10  2 metrics on 10 dates: 9 changed, 11 unchanged" in repaired.stdout
     assert "    2025-01-03 paid: changed n: 3.10 -> 8.10\n" in repaired.stdout
-    assert "    and 4 more; bi_metric_runs.changes has all\n" in repaired.stdout
+    assert "    and 4 more; bi_metric_changes has all\n" in repaired.stdout
     assert "2025-01-10 total: changed n: 56.00 -> 61.00" in stored.log()
     assert stored.run(*audit, "--dry-run").returncode == 0
-    changes = "SELECT metric, changes FROM bi_metric_runs WHERE metric_date = '2025-01-03' AND changes IS NOT NULL"
-    assert sorted(stored.database.rows(changes)) == [("paid", "n: 3.10 -> 8.10"), ("total", "n: 6.30 -> 11.30")]
+    changes = "SELECT metric, old_value, new_value FROM bi_metric_changes WHERE metric_date = '2025-01-03'"
+    assert sorted(stored.database.rows(changes)) == [
+        ("paid", '{"n": 3.10}', '{"n": 8.10}'), ("total", '{"n": 6.30}', '{"n": 11.30}')
+    ]  # fmt: skip
 
 
 # --- what a run says at its end ---------------------------------------------------------------------------------------
@@ -190,9 +199,9 @@ def test_what_a_run_changed_in_final_rows_is_said_logged_and_kept(stored: Projec
         "    2025-01-03 total: changed n: 6.30 -> 11.30",
     ]
     assert "2025-01-03 paid: changed n: 3.10 -> 8.10" in stored.log()
-    query = "SELECT changes FROM bi_metric_runs WHERE metric = 'paid' AND metric_date = '2025-01-03' ORDER BY id"
-    assert [row[0] for row in stored.database.rows(query)] == [None, None, "n: 3.10 -> 8.10"]
-    refresh = printed_command(result.stderr, "not final though the day has ended: 2025-01-04 to 2025-01-10 of .*Run")
+    query = "SELECT old_value, new_value FROM bi_metric_changes WHERE metric = 'paid'"
+    assert stored.database.rows(query) == [('{"n": 3.10}', '{"n": 8.10}')]
+    refresh = printed_command(result.stderr, "too old for nights: 2025-01-04 to 2025-01-10 of .*Run")
     assert refresh == ["2025-01-04", "2025-01-10"]
     assert stored.run(*refresh).returncode == 0
     assert stored.run("--initial", FIRST, LAST, "--dry-run").returncode == 0
@@ -226,20 +235,20 @@ def test_the_status_shows_every_range_and_a_run_the_first_ones(nightly: Project)
     assert re.findall(r"^missing: (\S+) of paid. Run: ", status, re.MULTILINE) == gaps
 
 
-def test_a_helper_with_an_error_is_a_problem_of_every_metric(nightly: Project) -> None:
+def test_an_error_in_the_file_of_a_helper_is_its_problem(nightly: Project) -> None:
     assert nightly.run(DAYS[1]).returncode == 0
     nightly.write("00_helper.sql", "-- Description: fills a table\nDELETE FROM payments WHERE day = @unset")
     probe = nightly.list("--status", "--max-age", "1")
-    assert (probe.returncode, probe.stdout.count("file error: sql/00_helper.sql:2:")) == (1, 2)
+    assert (probe.returncode, probe.stdout.count("file error: sql/00_helper.sql:2:")) == (1, 1)
 
 
 def test_a_row_that_is_not_final_is_said_with_the_command_that_computes_it_again(nightly: Project) -> None:
     assert nightly.run(DAYS[4], DAYS[1]).stderr == ""
-    nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{DAYS[3]} 12:00' WHERE metric_date = '{DAYS[3]}'")
+    reopen(nightly, DAYS[3])
     for metrics, options in (("paid, total", []), ("total", ["--metric", "total"])):
         result = nightly.run(DAYS[1], "--quiet")
-        assert result.stderr.startswith(f"Warning: not final though the day has ended: {DAYS[3]} of {metrics}. Run: ")
-        assert f"  not final: {DAYS[3]}\n" in nightly.list("--status").stdout
+        assert result.stderr.startswith(f"Warning: to be computed again: {DAYS[3]} of {metrics}. Run: ")
+        assert f"  to be computed again: {DAYS[3]}" in nightly.list("--status").stdout
         again = printed_command(result.stderr, "Run")
         assert again == [DAYS[3], *options]
         assert nightly.run(DAYS[3], "--metric", metrics.split(", ")[0]).returncode == 0
@@ -256,8 +265,8 @@ def test_keep_going_runs_the_others_and_lists_the_failed_dates(nightly: Project)
     assert result.stderr.count("wrote no row") == 3
     dates = "SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics"
     assert nightly.database.rows(dates) == [(21, 7)]
-    assert "2025-01-05 total: no final row on the day before" in nightly.log()
-    failed = "SELECT metric, metric_date FROM bi_metric_runs WHERE status = 'failed' ORDER BY metric_date"
+    assert "2025-01-05 total: no row to build on on the day before" in nightly.log()
+    failed = "SELECT metric, metric_date FROM bi_metric_state WHERE failed_at IS NOT NULL ORDER BY metric_date"
     assert [(row[0], row[1].day) for row in nightly.database.rows(failed)] == [("picky", 3), ("picky", 4), ("picky", 7)]
     path.unlink()
     commands = result.stderr.partition("Run them again with: ")[2].splitlines()[0].split(" && ")
@@ -272,36 +281,39 @@ def test_keep_going_runs_the_others_and_lists_the_failed_dates(nightly: Project)
 # --- the nightly run --------------------------------------------------------------------------------------------------
 
 
-def test_the_night_mends_what_is_due_oldest_first_then_yesterday_then_today(nightly: Project) -> None:
+def dates_of(output: str) -> list[str]:
+    """Return the date of each line of a run's output that tells of one."""
+    return [line[:10] for line in output.splitlines() if line.startswith("20")]
+
+
+def test_the_night_runs_yesterday_and_today_then_looks_back_then_mends_what_is_due(nightly: Project) -> None:
     assert nightly.run(DAYS[9], DAYS[1]).returncode == 0
     forget(nightly, DAYS[7])
-    nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{DAYS[4]} 09:00' WHERE metric_date = '{DAYS[4]}'")
+    reopen(nightly, DAYS[4])
     night = nightly.run()
     assert (night.returncode, night.stderr) == (0, "")
-    ran = [line[:10] for line in night.stdout.splitlines()]
-    assert ran == [DAYS[7], DAYS[6], DAYS[4], DAYS[1], DAYS[0]], "the 6th day ago was built on the missing one"
-    assert nightly.run().stdout.count("\n") == 2
+    # What a filled date reopens is computed again, though only yesterday, today and the lookback compute it unasked.
+    assert dates_of(night.stdout) == [DAYS[1], DAYS[0], DAYS[2], *DAYS[7:0:-1]]
+    assert dates_of(nightly.run().stdout) == [DAYS[1], DAYS[0], DAYS[2]]
     # A correction: its date is run by hand, and the night computes what was built on it.
     pay(nightly, DAYS[5])
-    assert nightly.run(DAYS[5]).stderr.count("not final") == 1
+    assert nightly.run(DAYS[5]).stderr.count("to be computed again") == 1
     quiet = nightly.run("--quiet")
-    assert [line[:10] for line in quiet.stdout.splitlines()] == DAYS[4:1:-1], "mended dates are said"
+    assert set(dates_of(quiet.stdout)) == {*DAYS[1:5]}, "mended dates are said"
     assert quiet.stderr == ""
     assert nightly.run("--initial", DAYS[9], DAYS[0], "--dry-run").returncode == 0
 
 
 def test_a_night_mends_at_most_31_dates_and_names_what_remains(nightly: Project) -> None:
+    nightly.env |= {"METRICS_LOOKBACK_DAYS": "0"}
     assert nightly.run(DAYS[39], "--quiet").returncode == 0
-    for day in (DAYS[38], DAYS[36]):
-        assert nightly.run(day).returncode == 0
     assert nightly.run(DAYS[1]).returncode == 0
     night = nightly.run()
     assert night.returncode == 0
-    ran = [line[:10] for line in night.stdout.splitlines()]
-    assert ran == [*DAYS[37:6:-1], DAYS[1], DAYS[0]], "the 36th day ago was built on the missing one"
-    assert printed_command(night.stderr, f"missing: {DAYS[6]} to {DAYS[2]} of paid, total. Run") == [DAYS[6], DAYS[2]]
+    assert dates_of(night.stdout) == [DAYS[1], DAYS[0], *DAYS[38:7:-1]]
+    assert printed_command(night.stderr, f"missing: {DAYS[7]} to {DAYS[2]} of paid, total. Run") == [DAYS[7], DAYS[2]]
     rest = nightly.run()
-    assert [line[:10] for line in rest.stdout.splitlines()] == DAYS[6::-1]
+    assert dates_of(rest.stdout) == [DAYS[1], DAYS[0], *DAYS[7:0:-1]]
     assert rest.stderr == ""
 
 
@@ -312,10 +324,10 @@ def test_a_new_metric_is_not_backfilled_by_the_night(nightly: Project) -> None:
     assert nightly.run().returncode == 0
     fresh = [row[1] for row in nightly.database.metrics() if row[0] == "fresh"]
     assert fresh == [DAYS[1], DAYS[0]]
-    assert nightly.run().stdout.count("\n") == 2
+    assert len(dates_of(nightly.run().stdout)) == 3
 
 
-def test_a_due_date_that_fails_stops_neither_the_others_nor_the_night(nightly: Project) -> None:
+def test_a_due_date_goes_on_without_what_fails_on_it(nightly: Project) -> None:
     assert nightly.run(DAYS[6], DAYS[1]).returncode == 0
     nightly.write("03_picky.sql", metric_sql("picky", where=f"WHERE %(metric_date)s NOT IN ('{DAYS[5]}')"))
     assert nightly.run(DAYS[6], "--metric", "picky").returncode == 0
@@ -323,21 +335,20 @@ def test_a_due_date_that_fails_stops_neither_the_others_nor_the_night(nightly: P
         forget(nightly, day)
     night = nightly.run()
     assert night.returncode == 1
-    assert f"{DAYS[5]}  failed\n" in night.stdout
-    assert f"Failed: {DAYS[5]}. Run them again with: python run_metrics.py\n" in night.stderr
-    stored = {row[1] for row in nightly.database.metrics()}
-    assert set(DAYS[:7]) - stored == {DAYS[5]}
-    assert re.search(rf"Warning: missing: {DAYS[5]} of (paid|picky), ", night.stderr)
+    assert f"{DAYS[5]}  2 metrics: 2 new; without picky" in night.stdout
+    assert f"Failed: picky on {DAYS[5]}. Run them again with: python run_metrics.py\n" in night.stderr
+    stored = {(row[0], row[1]) for row in nightly.database.metrics()}
+    assert {(name, day) for name in ("paid", "total", "picky") for day in DAYS[:7]} - stored == {("picky", DAYS[5])}
+    assert f"Warning: missing: {DAYS[5]} of picky. Run: " in night.stderr
 
 
-def test_a_row_that_is_not_final_is_due_at_any_age_and_a_missing_one_for_92_days(nightly: Project) -> None:
+def test_nights_leave_alone_what_is_older_than_92_days(nightly: Project) -> None:
     old, older = str(TODAY - timedelta(days=200)), str(TODAY - timedelta(days=201))
     assert nightly.run(older, old, "--metric", "paid").returncode == 0
-    nightly.database.execute(f"UPDATE bi_metrics SET updated_at = '{old}' WHERE metric_date = '{old}'")
+    reopen(nightly, old)
     night = nightly.run("--metric", "paid")
-    ran = [line[:10] for line in night.stdout.splitlines()]
-    look_back = [str(TODAY - timedelta(days=n)) for n in range(92, 62, -1)]
-    assert ran == [old, *look_back, DAYS[1], DAYS[0]]
+    look_back = [str(TODAY - timedelta(days=n)) for n in range(92, 61, -1)]
+    assert dates_of(night.stdout) == [DAYS[1], DAYS[0], DAYS[2], *look_back]
 
 
 # --- both ways, the same rows -----------------------------------------------------------------------------------------
@@ -420,6 +431,7 @@ def test_verify_says_that_the_source_changed_and_blames_no_file(nightly: Project
         "2 rows could not be compared: the source changed meanwhile (paid, total). Run the command again.",
         "Both ways compared, nothing kept: 18 equal, 0 different.",
     ]
+    nightly.write("incremental/02_total.sql", metric_sql("total", f"{BEFORE} + {PAID}"))
     assert nightly.run("--verify", FIRST, LAST).returncode == 0
 
 
@@ -434,7 +446,7 @@ def test_verify_without_a_metric_that_has_both_ways_is_refused(project: Project)
 # --- the state --------------------------------------------------------------------------------------------------------
 
 
-def test_the_status_shows_dates_rows_last_run_and_remarks(nightly: Project) -> None:
+def test_the_status_shows_what_is_final_what_is_due_and_why(nightly: Project) -> None:
     days = DAYS[4::-1]
     assert nightly.run(days[0], days[3]).returncode == 0
     assert nightly.run(days[4], "--metric", "total").returncode == 0
@@ -442,23 +454,30 @@ def test_the_status_shows_dates_rows_last_run_and_remarks(nightly: Project) -> N
     nightly.database.execute("INSERT INTO bi_metrics (metrics, f_list, value_list, metric_date) "
                              f"VALUES ('gone', '[]', '{{}}', '{days[0]}')")  # fmt: skip
     head, _, paid, total, never, gone, summary = nightly.list("--status").stdout.splitlines()
-    assert re.split(r"  +", head) == ["Metric", "First", "Newest", "Newest final", "Rows", "Last run", "ms", "Remarks"]
-    now = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +\d+"
-    assert re.fullmatch(rf"paid +{days[0]} +{days[3]} +{days[3]} +4 +{now}", paid)
-    assert re.fullmatch(rf"total +{days[0]} +{days[4]} +{days[3]} +5 +{now}", total)
-    assert re.fullmatch(r"never( +-){6} +no row yet", never)
-    assert re.fullmatch(rf"gone +{days[0]} .* no file writes it", gone)
-    assert summary == f"2 of 3 metrics final to {days[3]}; no final row: never."
+    assert re.split(r"  +", head) == ["Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not"]
+    assert re.fullmatch(rf"paid +{days[3]} +{days[3]} +4 +0 +0 +\d+", paid)
+    assert re.fullmatch(rf"total +{days[4]} +{days[3]} +4 +0 +0 +\d+", total)
+    assert re.fullmatch(r"never +- +- +0 +0 +0 +- +no row yet", never)
+    assert re.fullmatch(rf"gone +{days[0]} +- .* no file of the night computes it, and it has rows to {days[0]}", gone)
+    assert summary == "Problems with 1 of 4 metrics: gone."
     before = everything(nightly)
     probe = nightly.list("--status", "--max-age", "1", "--json")
-    assert (probe.returncode, [state["name"] for state in json.loads(probe.stdout)]) == (1, ["never"])
+    names = [state["name"] for state in json.loads(probe.stdout)]
+    assert (probe.returncode, names) == (1, ["never", "gone"])
     (nightly.folder / "sql" / "05_never.sql").unlink()
+    nightly.database.execute("DELETE FROM bi_metrics WHERE metrics = 'gone'")
     assert nightly.list("--status", "--max-age", "1").returncode == 0
     states = json.loads(nightly.list("--status", "--max-age", "0", "--json").stdout)
     assert [state["problems"] for state in states] == [[f"newest final row {days[3]}, more than 0 days old"]] * 2
-    assert {"first", "newest", "newest_final", "rows", "missing", "not_final", "last_run", "last_milliseconds",
-            "sql_changed", "file"} <= states[0].keys()  # fmt: skip
-    assert everything(nightly) == before
+    assert {"first", "newest", "newest_final", "states", "missing", "reopened", "waiting", "due", "older_sql",
+            "failure", "computed_at", "milliseconds", "file", "is_helper"} <= states[0].keys()  # fmt: skip
+    assert everything(nightly)[0] == before[0]
+
+
+def test_the_status_says_that_a_run_is_in_progress(nightly: Project) -> None:
+    assert "A run is in progress" not in nightly.list("--status").stdout
+    with contextmanager(locked)(nightly):
+        assert "A run is in progress.\n" in nightly.list("--status").stdout
 
 
 def break_a_file(project: Project) -> None:
@@ -467,6 +486,7 @@ def break_a_file(project: Project) -> None:
 
 def fail_a_run(project: Project) -> None:
     project.write("01_paid.sql", metric_sql("paid", where="FROM nowhere"))
+    forget(project, DAYS[1], "paid")
     assert project.run(DAYS[1]).returncode == 1
     project.write("01_paid.sql", metric_sql("paid", PAID))
 
@@ -478,10 +498,9 @@ def a_row_of_the_future(project: Project) -> None:
 
 PROBLEMS: dict[str, tuple[Callable[[Project], object], str]] = {
     "a missing date": (lambda p: forget(p, DAYS[3], "paid"), f"missing: {DAYS[3]}"),
-    "a half day": (lambda p: p.database.execute(f"UPDATE bi_metrics SET updated_at = '{DAYS[3]} 09:00' WHERE metrics = "
-                   f"'paid' AND metric_date = '{DAYS[3]}'"), f"not final: {DAYS[3]}"),
+    "a row of an unfinished day": (lambda p: reopen(p, DAYS[3], "paid"), f"to be computed again: {DAYS[3]}"),
     "an old row": (lambda p: forget(p, DAYS[1], "paid"), f"newest final row {DAYS[2]}, more than 1 day old"),
-    "a failed run": (fail_a_run, "last run failed"),
+    "a failed run": (fail_a_run, f"the last try of {DAYS[1]} failed: {DAYS[1]}: sql/01_paid.sql:5:"),
     "a faulty file": (break_a_file, "file error: sql/01_paid.sql:6:"),
     "a date ahead of the clock": (a_row_of_the_future, f"newest final row {DAYS[2]}, more than 1 day old"),
 }  # fmt: skip
@@ -501,58 +520,59 @@ def test_the_probe_fails_and_prints_just_the_metrics_with_a_problem(nightly: Pro
     assert not re.search(r"^total ", probe.stdout, re.MULTILINE)
 
 
-def test_sql_changed_since_is_blind_to_comments_and_blanks(stored: Project) -> None:
+def test_older_sql_is_blind_to_comments_and_blanks(stored: Project) -> None:
     text = metric_sql("paid", PAID)
     same = text.replace("SELECT 'paid'", "SELECT   /* x */ 'paid'").replace("\n", "\r\n")
-    stored.write("01_paid.sql", f"-- Owner: somebody\r\n{same}")
-    assert "SQL changed since" not in stored.list("--status").stdout
+    stored.write("01_paid.sql", f"-- Written by: somebody\r\n{same}")
+    assert "older SQL" not in stored.list("--status").stdout
     stored.write("01_paid.sql", metric_sql("paid", f"{PAID} + 0"))
     state = stored.list("--status").stdout
-    assert re.search(r"^paid .*SQL changed since$", state, re.MULTILINE)
-    assert not re.search(r"^total .*SQL changed since", state, re.MULTILINE)
-    assert stored.run(LAST).returncode == 0
-    assert "SQL changed since" not in stored.list("--status").stdout
+    assert re.search(rf"^paid .*of older SQL: {FIRST} to {LAST}$", state, re.MULTILINE)
+    assert not re.search(r"^total .*older SQL", state, re.MULTILINE)
+    assert stored.run(FIRST, LAST).returncode == 0
+    assert "older SQL" not in stored.list("--status").stdout
 
 
-# --- the records ------------------------------------------------------------------------------------------------------
+# --- the states -------------------------------------------------------------------------------------------------------
 
 
-def test_every_file_of_every_date_is_recorded(nightly: Project) -> None:
+def test_every_cell_has_a_state(nightly: Project) -> None:
     nightly.run(FIRST, "2025-01-02")
     nightly.run(str(TODAY))
     nightly.write("03_long.sql", metric_sql("long", header="-- Check: SELECT REPEAT('é', 3000)"))
     failed = nightly.run("2025-01-03")
     assert failed.returncode == 1
     rows = nightly.database.rows(
-        "SELECT run_id, metric, metric_date, mode, file, fingerprint, row_count, status, is_final, error "
-        "FROM bi_metric_runs ORDER BY id"
+        "SELECT metric, metric_date, file, state, is_helper, run_id, definition, error FROM bi_metric_state "
+        "WHERE file IS NOT NULL OR error IS NOT NULL ORDER BY metric_date, metric"
     )
-    assert [(row[1], str(row[2]), row[3], row[4], row[6], row[7], row[8]) for row in rows] == [
-        ("paid", FIRST, "both", "sql/01_paid.sql", 1, "ok", 1),
-        ("total", FIRST, "initial", "sql/initial/02_total.sql", 1, "ok", 1),
-        ("paid", "2025-01-02", "both", "sql/01_paid.sql", 1, "ok", 1),
-        ("total", "2025-01-02", "incremental", "sql/incremental/02_total.sql", 1, "ok", 1),
-        ("paid", str(TODAY), "both", "sql/01_paid.sql", 1, "ok", 0),
-        ("total", str(TODAY), "initial", "sql/initial/02_total.sql", 1, "ok", 0),
-        ("long", "2025-01-03", "both", "sql/03_long.sql", 0, "failed", 0),
+    assert [(row[0], str(row[1]), *row[2:5]) for row in rows] == [
+        ("paid", FIRST, "sql/01_paid.sql", "final", 0),
+        ("total", FIRST, "sql/initial/02_total.sql", "final", 0),
+        ("paid", "2025-01-02", "sql/01_paid.sql", "final", 0),
+        ("total", "2025-01-02", "sql/incremental/02_total.sql", "final", 0),
+        ("long", "2025-01-03", None, "missing", 0),
+        ("paid", str(TODAY), "sql/01_paid.sql", "open", 0),
+        ("total", str(TODAY), "sql/initial/02_total.sql", "open", 0),
     ]
-    assert len({row[0] for row in rows}) == 3
-    assert all(re.fullmatch("[0-9a-f]{16}", row[0]) and re.fullmatch("[0-9a-f]{16}", row[5]) for row in rows)
-    assert len(rows[-1][9]) == 1000
-    assert "éé" in rows[-1][9]
-    assert rows[-1][9][:60] in failed.stderr
+    assert len({row[5] for row in rows} - {None}) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}", row[6]) for row in rows if row[2])
+    (error,) = (row[7] for row in rows if row[7])
+    assert len(error) == 1000
+    assert "éé" in error
+    assert error[:60] in failed.stderr
 
 
-def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(nightly: Project) -> None:
+def test_a_reason_that_cannot_be_kept_is_told_all_the_same(nightly: Project) -> None:
     nightly.database.execute(
-        "CREATE TRIGGER refuse BEFORE INSERT ON bi_metric_runs FOR EACH ROW BEGIN IF NEW.status = 'failed' THEN "
+        "CREATE TRIGGER refuse BEFORE INSERT ON bi_metric_state FOR EACH ROW BEGIN IF NEW.error IS NOT NULL THEN "
         "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused'; END IF; END"
     )
     nightly.write("03_bad.sql", metric_sql("bad", where="FROM nowhere"))
     result = nightly.run(FIRST)
     assert result.returncode == 1
     assert "Error: 2025-01-01: sql/03_bad.sql:5: statement 1 of 1: (1146)" in result.stderr
-    assert "Warning: could not record the failure in bi_metric_runs: (1644) refused" in result.stderr
+    assert "Warning: could not keep the reason in bi_metric_state: (1644) refused" in result.stderr
     assert everything(nightly) == []
 
 
@@ -587,7 +607,7 @@ ENDS: dict[str, tuple[Callable[[Project], Iterator[None]], list[str], int, dict[
         "changed": [{"metric": "paid", "metric_date": DAYS[3], "detail": "n: 0.00 -> 1.00"},
                     {"metric": "total", "metric_date": DAYS[3], "detail": "n: 56.00 -> 57.00"},
                     {"metric": "total", "metric_date": DAYS[2], "detail": "n: 56.00 -> 57.00"}],
-        "not_final": [{"start": DAYS[1], "end": DAYS[1], "metrics": ["paid", "total"]}]}),
+        "reopened": [{"start": DAYS[1], "end": DAYS[1], "metrics": ["paid", "total"]}]}),
     "failed": (a_bad_file, [DAYS[3], DAYS[1], "--quiet"], 1, {
         "committed": [DAYS[3]], "failed": [DAYS[2]], "resume": f"python run_metrics.py {DAYS[2]} {DAYS[1]} --quiet"}),
     "failed, going on": (a_bad_file, [DAYS[3], DAYS[2], "--keep-going"], 1, {
@@ -646,6 +666,7 @@ def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_output_that_cannot_be_written_stops_no_metric_and_the_log_has_the_resume_line(
     nightly: Project, redirect: str
 ) -> None:
+    nightly.install()
     nightly.write("09_bad.sql", f"SELECT 1 AS n FROM payments WHERE day = %(metric_date)s AND day < '{LAST}'")
     command = shlex.join([sys.executable, str(nightly.folder / "run_metrics.py"), "2025-01-09", LAST])
     done = subprocess.run(["bash", "-c", f"{command} {redirect}"], env=nightly.environment(), text=True,

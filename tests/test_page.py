@@ -22,7 +22,7 @@ from playwright.sync_api import Page as Tab
 from src.display.page import MetricPage, Page, RowOfPage, render, write
 from src.display.status import MetricState
 from src.metric_file.file import MetricFile, parse
-from src.storage.store import Edit, Status
+from src.storage.overview import CellsOf, Correction, Failure
 
 pytestmark = pytest.mark.slow
 
@@ -37,17 +37,15 @@ def day(back: int) -> date:
 
 
 def metric(name: str, data_type: str, values: Mapping[int, str], error: str | None = None, **more: Any) -> MetricPage:
-    """A metric with a row for each number of days back, final unless it is of today or listed in not_final."""
-    status = "failed" if error else "ok"
-    known: dict[str, Any] = {"missing": [], "not_final": [], "future": [], "sql_changed": False, "file_errors": []}
+    """A metric with a row for each number of days back, final unless it is of today or listed in reopened."""
+    known: dict[str, Any] = {"missing": [], "reopened": [], "older_sql": [], "future": []}
     known |= {key: more.pop(key) for key in known.keys() & more.keys()}
-    state = MetricState(
-        name, MetricFile(name, f"sql/{name}.sql", None, None, False, parse("")),
-        Status(TODAY, TODAY, TODAY, len(values), None, "2026-11-24 02:10:07", 84, status, error), **known,
-    )  # fmt: skip
-    rows = {
-        day(back): RowOfPage(value, back > 0 and day(back) not in state.not_final) for back, value in values.items()
-    }  # fmt: skip
+    failure = Failure(TODAY, "2026-11-24 02:10:07", error) if error else None
+    cells = CellsOf(name, False, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
+                    milliseconds=84, **known)  # fmt: skip
+    file = MetricFile(name, f"sql/{name}.sql", None, None, False, parse(""))
+    state = MetricState(name, file, cells, day(92), file_errors=more.pop("file_errors", ()))
+    rows = {day(back): RowOfPage(value, back > 0 and day(back) not in cells.reopened) for back, value in values.items()}
     sql = {f"sql/{name}.sql": "SELECT 1\nFROM plays"}
     return replace(MetricPage(state, f"What {name} counts", data_type, sql, (), rows, []), **more)
 
@@ -68,9 +66,9 @@ GAMES = {
     for back, titles in ((1, [TITLES[2], *TITLES[:2], "Game 39", *TITLES[3:20]]), (8, TITLES[:30]))
 }  # fmt: skip
 REAL = page_of(
-    metric("total_revenue", "card", REVENUE, missing=[day(13), day(12)], not_final=[day(5)],
-           edits=[Edit("total_revenue", day(3), "revenue: 1,338,848.01 -> 1,338,848.03")]),
-    metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), sql_changed=True),
+    metric("total_revenue", "card", REVENUE, missing=[day(13), day(12)], reopened=[day(5)],
+           corrections=[Correction("total_revenue", day(3), '{"revenue": 1338848.01}', '{"revenue": 1338848.03}')]),
+    metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), older_sql=[day(40), day(39)]),
     metric("plays_by_hour", "timeseries", HOURS),
     metric("top_games", "ranking", GAMES, error="40_top.sql:7: Unknown column (1054)"),
     state="1 metric failed", commands=("python run_metrics.py --metric top_games",), is_well=False,
@@ -78,7 +76,7 @@ REAL = page_of(
 HOSTILE = page_of(
     metric(LONG, "card", {1: json.dumps({EVIL: EVIL, LONG: "NaN", "d": "\ud800"}), 2: "null", 3: "[]", 4: "not JSON"},
            description=EVIL, error=EVIL, file_errors=[EVIL], reads=[EVIL], sql={EVIL: EVIL},
-           edits=[Edit(LONG, TODAY, EVIL)]),
+           corrections=[Correction(LONG, TODAY, json.dumps({LONG: EVIL}), "{}")]),
     metric("numbers", "card", {1: '{"big": 12345678901234567890.1234567891, "huge": 1e400, "tiny": 1e-400, "beyond": '
            '1e99999999999999999999, "nan": NaN, "zero": 0.000, "far": 1e999999999, "long": ' + "9" * 5000 + "}",
            2: '{"big": 0, "huge": -1e400, "tiny": 0, "far": -9e999999999}'}),
@@ -194,7 +192,7 @@ def points(path: str | None) -> dict[int, int]:
     return found
 
 
-def test_a_line_and_a_strip_tell_what_is_not_final_and_what_is_missing(show: Open) -> None:
+def test_a_line_and_a_strip_tell_what_is_reopened_and_what_is_missing(show: Open) -> None:
     shown = card(show(REAL), "total_revenue")
     final, dashed, dot = (points(shown.locator(f".line .{part}").get_attribute("d")) for part in "fbd")
     assert [x for x in range(90) if x not in final] == [89 - 13, 89 - 12, 89 - 5, 89]
@@ -208,7 +206,7 @@ def test_a_line_and_a_strip_tell_what_is_not_final_and_what_is_missing(show: Ope
         "highest 1,345,187.00 (2026-11-24)"
     )
     counts = shown.locator(".strip").inner_text()
-    assert counts == "Last 92 dates: 88 final 2 not final 2 missing 1 changed since"
+    assert counts == "Last 92 dates: 88 final 2 not final 2 missing 1 revised"
 
 
 def test_a_timeseries_shows_its_items_beside_those_of_the_day_before(show: Open) -> None:
@@ -233,12 +231,14 @@ def test_problems_and_what_repairs_them_are_named(show: Open) -> None:
     tab = show(REAL)
     assert tab.locator(".state.ill").inner_text().split("\n") == ["1 metric failed", *REAL.commands]
     assert card(tab, "total_revenue").locator(".badges").inner_text() == (
-        "missing: 2026-11-11 to 2026-11-12\nnot final: 2026-11-19"
+        "missing: 2026-11-11 to 2026-11-12\nto be computed again: 2026-11-19"
     )
-    assert card(tab, "top_games").locator(".badges").inner_text() == "last run failed"
-    assert card(tab, "user_activity").locator(".badges").inner_text() == "SQL changed since"
+    assert card(tab, "top_games").locator(".badges").inner_text() == (
+        "the last try of 2026-11-24 failed: 40_top.sql:7: Unknown column (1054)"
+    )
+    assert card(tab, "user_activity").locator(".badges").inner_text() == "of older SQL: 2026-10-15 to 2026-10-16"
     assert "Unknown column (1054)" in card(tab, "top_games").inner_text()
-    assert "1,338,848.01 -> 1,338,848.03" in card(tab, "total_revenue").inner_text()
+    assert "1338848.01 -> 1338848.03" in card(tab, "total_revenue").inner_text()
 
 
 def test_filter_leaves_the_metrics_that_hold_every_word_and_a_link_brings_back_the_others(show: Open) -> None:
@@ -261,14 +261,15 @@ def test_hostile_content_is_shown_as_text(show: Open) -> None:
     unfold(tab)
     assert tab.evaluate("[window.hacked, document.scripts.length, document.images.length]") == [None, 1, 0]
     for place in ("h1", ".state b", ".state code", "article:first-child header p", "dd.ill", "pre"):
-        assert tab.locator(place).first.text_content() == EVIL
+        assert (tab.locator(place).first.text_content() or "").removeprefix("2026-11-24: ") == EVIL
     assert {EVIL, "NaN", "\\ud800"} <= set(card(tab, LONG).locator(".value").all_text_contents())
     assert card(tab, "numbers").locator(".value").all_text_contents()[:7] == [
         "12,345,678,901,234,567,890.12", "1.0000E+400", "1.0000E-400", "NaN", "NaN", "0.00", "1.0000E+999999999",
     ]  # fmt: skip
     assert "12,345,678,901,234,567,890.1234567891" in table(card(tab, "numbers"))[0]
     assert len(table(card(tab, "long_ranking"), 1)) == 490
-    assert card(tab, LONG).locator(".badges").inner_text() == f"file error: {EVIL}\nlast run failed"
+    badges = f"file error: {EVIL}\nthe last try of 2026-11-24 failed: {EVIL}"
+    assert card(tab, LONG).locator(".badges").inner_text() == badges
     assert all("No value to show" in card(tab, name).inner_text() for name in ("null", "empty", "nothing"))
 
 

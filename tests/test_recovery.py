@@ -135,7 +135,7 @@ def test_a_run_whose_connection_is_killed_at_any_moment_carries_on(work: Workloa
             work.database.execute(f"KILL {number}")
         _, err = run.communicate(timeout=60)
         assert run.returncode == 0, err
-        told = "again in" in err or "could not look for missing dates" in err  # the latter: killed after the last date
+        told = "again in" in err or "could not look for what is due" in err  # the latter: killed after the last date
         assert told == bool(killed), err
         work.whole_dates()
         assert work.rows() == expected
@@ -144,7 +144,7 @@ def test_a_run_whose_connection_is_killed_at_any_moment_carries_on(work: Workloa
 
 CUTS = [(where, moment) for where in ("03_busy.sql 2025-01-02", "\x03COMMIT") for moment in ("before", "after")]
 CUTS += [("GET_LOCK", "after"), ("EXPLAIN", "after"), ("SELECT UNIX_TIMESTAMP(), ", "after")]
-CUTS += [("SAVEPOINT bi_", "after"), ("RELEASE SAVEPOINT", "after"), ("bi_metric_runs (", "before")]
+CUTS += [("SAVEPOINT bi_", "after"), ("RELEASE SAVEPOINT", "after"), ("INSERT INTO bi_metric_state", "before")]
 
 
 @pytest.mark.parametrize(("where", "moment"), CUTS)
@@ -272,7 +272,7 @@ def test_a_read_only_server_is_tried_again(few: Workload) -> None:
     few.project.env["DB_USER"] = "plain"
     refused = few.project.run(DATE, "--retries", "0")
     assert refused.returncode == 1
-    assert re.search(rf"Error: {DATE}: sql/01_day_users\.sql:\d+: .*\(1290\)", refused.stderr)
+    assert re.search(rf"Error: {DATE}: \(1290\)", refused.stderr)
     run = few.project.start("run_metrics.py", *few.range)
     wait_until(lambda: log_has(few.project, "again in"))
     few.database.execute("SET GLOBAL read_only = 0")
@@ -439,7 +439,7 @@ def test_a_run_whose_lock_is_gone_takes_it_again_and_repeats_the_date(project: P
     with Proxy(tmp_path / "p.sock", project.database.server.socket, rewrite=release_once) as proxy:
         result = project.run(DATE, NEXT, env={"DB_SOCKET": str(proxy.path)})
     assert (result.returncode, len(released)) == (0, 1)
-    assert f"Warning: {NEXT}: the lock of this run is gone" in result.stderr
+    assert f"Warning: {NEXT}: this run lost its lock" in result.stderr
     assert f"trying {NEXT} again in" in result.stderr
     assert project.database.metrics() == [("first", day, '{"n": 1}') for day in (DATE, NEXT)]
 
@@ -451,7 +451,7 @@ def test_behind_a_proxy_that_spreads_statements_over_sessions_nothing_runs(proje
                rewrite=lambda data: data.replace(b"= CONNECTION_ID()", other)) as proxy:  # fmt: skip
         result = project.run(DATE, "--retries", "1", env={"DB_SOCKET": str(proxy.path)})
     assert result.returncode == 1
-    assert f"Error: {DATE}: the lock of this run is gone" in result.stderr
+    assert f"Error: {DATE}: this run lost its lock" in result.stderr
     assert project.database.metrics() == []
 
 
@@ -480,7 +480,7 @@ def test_the_statement_limit_stops_real_work_in_the_server(project: Project) -> 
     project.write("03_slow.sql", metric_sql("slow", f"COALESCE({work}, 0)"))
     project.write("01_first.sql", metric_sql("first"))
     over: list[bool] = []
-    watch = threading.Thread(target=lambda: over.append(project.run(
+    watch = threading.Thread(target=lambda: over.append(project.run_process(
         DATE, NEXT, "--keep-going", env={"METRIC_TIMEOUT_SECONDS": "1"}).returncode == 1))  # fmt: skip
     watch.start()
     wait_until(lambda: at_work(project.database, f"03_slow.sql {DATE}"))

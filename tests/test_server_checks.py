@@ -13,21 +13,22 @@ from src.metric_file.step import Parameters, Step
 from src.sql_loader import load_catalog
 from tests.conftest import Project, metric_sql
 
-ROWS = 1 << 18
 TABLES = f"""
 CREATE TABLE big (id INT AUTO_INCREMENT PRIMARY KEY, at DATETIME, user_id INT, KEY (at));
 INSERT INTO big (at, user_id) VALUES ('2025-01-01 12:00:00', 1);
 {"INSERT INTO big (at, user_id) SELECT at + INTERVAL id DAY, user_id + 1 FROM big;" * 8}
-{"INSERT INTO big (at, user_id) SELECT at, user_id + 1 FROM big;" * 10}
-ANALYZE TABLE big;
 CREATE TABLE helper (day DATE, n INT) ENGINE = MyISAM;
 CREATE TABLE lasting (day DATE PRIMARY KEY, n INT);
+"""
+MANY_ROWS = f"""
+{"INSERT INTO big (at, user_id) SELECT at, user_id + 1 FROM big;" * 10}
+ANALYZE TABLE big;
 """
 
 
 @pytest.fixture
 def asked(project: Project) -> Project:
-    """A project whose database has a table of 262,144 rows with an index on a time."""
+    """A project whose database has a table with an index on a time; of 256 rows, and after MANY_ROWS of 262,144."""
     project.database.execute(TABLES)
     return project
 
@@ -58,6 +59,7 @@ def test_errors_of_every_kind_of_statement_and_of_checks_have_file_and_line(aske
 
 
 def test_a_table_read_whole_is_a_warning_and_a_range_of_its_index_is_none(asked: Project) -> None:
+    asked.database.execute(MANY_ROWS)
     count = "SELECT COUNT(DISTINCT user_id) AS users FROM big AS b WHERE {}"
     asked.write("1_wrapped.sql", count.format("DATE_FORMAT(b.at, '%%Y-%%m-%%d') = %(metric_date)s"))
     asked.write("2_range.sql", count.format("b.at >= %(metric_date)s AND b.at < %(metric_date)s + INTERVAL 1 DAY"))

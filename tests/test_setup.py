@@ -18,7 +18,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.conftest import ROOT, Database, metric_sql
+from tests.conftest import ROOT, Database, metric_sql, shipped_sql
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("once")]
 
@@ -79,7 +79,10 @@ class Copy:
 
 
 def copy_to(folder: Path) -> Copy:
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED, "sql"))
+    for path in shipped_sql():
+        (folder / "sql" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / "sql" / path, folder / "sql" / path)
     (folder / "logs").mkdir()
     return Copy(folder)
 
@@ -155,7 +158,7 @@ def test_an_unknown_option_is_refused_before_anything_is_made(tmp_path: Path, wo
 def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keeps_their_rows(
     copy: Copy, database: Database
 ) -> None:
-    database.execute("DROP TABLE bi_metrics, bi_metric_runs")
+    database.execute("DROP TABLE bi_metrics, bi_metric_state, bi_metric_changes")
     applied = copy.run("setup.sh", "--schema", env=database.env)
     assert applied.returncode == 0, applied.stderr
     assert f"sql/schema.sql is applied to {database.server.socket} as user root" in applied.stdout
@@ -163,7 +166,7 @@ def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keep
     database.execute(f"INSERT INTO bi_metrics ({columns}) VALUES ('m', '[]', '1', '2025-01-15')")
     assert copy.run("setup.sh", "--schema", env=database.env).returncode == 0
     assert database.metrics() == [("m", "2025-01-15", "1")]
-    there = ["bi_metric_cards", "bi_metric_items", "bi_metric_runs", "bi_metrics"]
+    there = ["bi_metric_cards", "bi_metric_changes", "bi_metric_items", "bi_metric_state", "bi_metrics"]
     assert [row[0] for row in database.rows("SHOW TABLES")] == there
 
     wrong = copy.run("setup.sh", "--schema", env={**database.env, "DB_NAME": "nowhere"})

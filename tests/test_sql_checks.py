@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -23,13 +25,14 @@ TOTAL = "SELECT %(metric_date)s, value_list FROM bi_metrics WHERE metrics = 'x'"
 Found = list[tuple[str, int, int]]
 
 
-def problems(folder: Path, files: dict[str, str]) -> list[Problem]:
-    """Write files below sql/ and return what is wrong with them."""
+def problems(folder: Path, files: dict[str, str], stored: Collection[str] | None = None) -> list[Problem]:
+    """Write files below sql/ and return what is wrong with them; `stored` are the metrics that have rows."""
     for name, text in files.items():
         path = folder / "sql" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
     catalog = load_catalog(folder / "sql")
+    catalog = replace(catalog, stored=None if stored is None else frozenset(stored))
     return check_catalog(catalog, catalog.files, ["cutoff_date"], "game")
 
 
@@ -132,7 +135,7 @@ REFUSED = [
     ("UPDATE t JOIN game.`BI_Metrics` b SET t.a = 1", 20, "into a temporary table"),
     ("REPLACE INTO bi_metrics (metrics) VALUES ('x')", 14, "write its row by INSERT"),
     ("CREATE TEMPORARY TABLE game.`bi_metrics` (a INT)", 1, "would hide the real one"),
-    ("CREATE TEMPORARY TABLE IF NOT EXISTS bi_metric_runs (a INT)", 1, "would hide the real one"),
+    ("CREATE TEMPORARY TABLE IF NOT EXISTS bi_metric_state (a INT)", 1, "would hide the real one"),
 ]
 
 
@@ -152,8 +155,8 @@ def test_what_a_file_must_not_do_is_refused_with_what_to_do_instead(
 
 FINE = [
     "SELECT 'it''s; -- no', \"a\\\"b;\", `a``;b`, 1 */*all*/ 2, 1--1 INTO @a, @b, @c, @d, @e",
-    "DO 1 /*!80000 + 1 */ # don't",
-    "DO (SELECT 1 FROM t WHERE a LIKE '5%' OR a LIKE '%(draft)s' OR a LIKE '%%(dates)s') -- 100 % of %(unknown)s",
+    "DO 1 /*!80000 + 1 */ # don't\n",
+    "DO (SELECT 1 FROM t WHERE a LIKE '5%' OR a LIKE '%(draft)s' OR a LIKE '%%(dates)s') -- 100 % of %(unknown)s\n",
     "DO REPLACE(a, 'b', 'c') + TRUNCATE(1.5, 1) + (SELECT t.begin + `commit` FROM t)",
     "CREATE TEMPORARY TABLE a AS SELECT 1 AS b",
     "CREATE /*!40000 TEMPORARY */ TABLE a (updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP)",
@@ -164,12 +167,12 @@ FINE = [
     "SET @autocommit := 1, @now = 2, @names = (SELECT a FROM b LIMIT 1), @x = IF(1, 2, 3), @y = @@warning_count",
     "SELECT @@autocommit, \\N INTO @a, @b",
     "SELECT @n := @n + 1 AS n FROM t",
-    "INSERT INTO helper TABLE t",
-    "INSERT INTO helper SELECT 1, 'wait FOR UPDATE here' FROM bi_metrics ON DUPLICATE KEY UPDATE a = 1",
-    "INSERT IGNORE INTO helper VALUES (1); REPLACE INTO helper VALUES (1)",
+    "DELETE FROM game.helper WHERE a = 1; INSERT INTO Helper TABLE t; INSERT IGNORE INTO helper VALUES (1)",
+    "INSERT INTO helper SELECT 1, 'wait FOR UPDATE here' FROM t ON DUPLICATE KEY UPDATE a = 1",
+    "REPLACE INTO helper VALUES (1)",
     "DELETE h FROM game.helper AS h WHERE day = %(metric_date)s; WITH q AS (SELECT 1) DELETE FROM helper",
     "INSERT INTO helper (a, created_at) SELECT 1, NOW() FROM b ON DUPLICATE KEY UPDATE updated_at = NOW(), a = 1",
-    "INSERT INTO helper (a, created_at) VALUES (1, NOW()), (2, CURRENT_TIMESTAMP)",
+    "REPLACE INTO helper (a, created_at) VALUES (1, NOW()), (2, CURRENT_TIMESTAMP)",
     "INSERT INTO h VALUES (1, 2) ON DUPLICATE KEY UPDATE a = VALUES(a), h.`updated_at` = CURRENT_TIMESTAMP()",
     "UPDATE t SET updated_at = CURRENT_TIMESTAMP, created_at = NOW(6) WHERE a = 1",
     "CREATE TEMPORARY TABLE h SELECT NOW(3) AS created_at, CURRENT_TIMESTAMP updated_at, UUID(), a FROM t",
@@ -191,7 +194,7 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", f"{HEADER}{UPSERT}-- empty: ok\n", [("header", 6, 1)]),
     ("x.sql", f"{HEADER}{UPSERT}\n-- it's\nDO 'abc;", [("unterminated", 8, 4)]),
     ("x.sql", f"{HEADER}\n-- caf\udce9\n\n{UPSERT}", [("not-utf8", 5, 7)]),
-    ("x\udce9.sql", "-- Description: d\n\nDO 1", [("not-utf8", 1, 1)]),
+    ("x\udce9.sql", "-- Description: d\n\nDO %(metric_date)s", [("not-utf8", 1, 1)]),
     ("x.sql", "\ufeff" + HEADER + UPSERT.replace("\n", "\r\n"), []),
     # the date
     ("x.sql", HEADER + UPSERT.replace("%(metric_date)s", "1"), [("missing-metric-date", 4, 1)]),
@@ -202,7 +205,21 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", HEADER + "SET @d = %(metric_date)s; SELECT @d AS n", []),
     ("x.sql", HEADER + UPSERT.replace("(metric_date)s", "(metrc_date)s"), [("unknown-parameter", 5, 41)]),
     ("x.sql", HEADER + "SELECT DATE '%(metric_date)s' AS n", [("quoted-parameter", 4, 14)]),
-    ("x.sql", "-- Description: fills a helper\nREPLACE INTO helper SELECT 1", []),
+    # helpers
+    ("x.sql", "-- Description: d\nSET @d = 1;\nREPLACE INTO h SELECT 1", [("helper-without-date", 3, 1)]),
+    ("x.sql", "-- Description: d\n-- Allow: helper-without-date\nREPLACE INTO h SELECT 1", []),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(day_end_utc)s", []),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(metrc_date)s", [("unknown-parameter", 2, 23)]),
+    ("x.sql", "-- Description: d\nDELETE FROM h; INSERT INTO h SELECT 1", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE a = %(dates)s; INSERT INTO h SELECT 1", []),
+    ("x.sql", "-- Description: d\nDELETE FROM g WHERE a = %(dates)s; INSERT h TABLE t", [("not-idempotent", 2, 36)]),
+    ("x.sql", "-- Description: d\nINSERT IGNORE INTO h SELECT %(dates)s;\nDELETE FROM h", [("not-idempotent", 2, 1)]),
+    ("x.sql", "-- Description: d\nINSERT INTO h SELECT %(dates)s ON DUPLICATE KEY UPDATE n = n + 1",
+     [("not-idempotent", 2, 56)]),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(dates)s, n FROM h", [("no-initial-file", 2, 41)]),
+    ("initial/x.sql", "-- Description: d\nREPLACE INTO h SELECT %(dates)s, n FROM h", [("no-initial-file", 2, 41)]),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE d IN (SELECT %(dates)s FROM h); REPLACE INTO h SELECT 1", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h; INSERT INTO h SELECT 1; INSERT INTO h SELECT n FROM h", []),
     # the INSERT
     ("x.sql", HEADER + UPSERT.replace("ON DUPLICATE", "-- ON DUPLICATE"), [("not-idempotent", 4, 1)]),
     ("x.sql", HEADER + UPSERT.replace("ON D", "WHERE a = ' ON DUPLICATE KEY UPDATE ' -- "), [("not-idempotent", 4, 1)]),
@@ -229,7 +246,13 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", f"{HEADER}-- Empty: {{users: 0}}\n{QUERY}", [("header", 4, 11)]),
     ("x.sql", f"{HEADER}-- Empty: NaN\n{QUERY}", [("header", 4, 11)]),
     ("x.sql", f"{HEADER}-- Empty:\n{QUERY}", [("header", 4, 10)]),
-    ("x.sql", f"{HEADER}-- Reads: x, y\n{QUERY}", [("header", 4, 11)]),
+    ("x.sql", f"{HEADER}-- Read: y\n{QUERY}", [("header", 4, 10)]),
+    ("x.sql", f"{HEADER}-- Reads: x, y\n{QUERY}", [("no-initial-file", 4, 11)]),
+    ("x.sql", f"{HEADER}-- Reads: *\n{QUERY}", []),
+    # what it reads
+    ("x.sql", f"{HEADER}{QUERY} AND n IN (SELECT n\nFROM bi_metrics)", [("reads-unclear", 6, 6)]),
+    ("x.sql", f"{HEADER}-- Reads: a\n{QUERY} AND n IN (SELECT n\nFROM bi_metrics)", []),
+    ("x.sql", f"{HEADER}-- Check: SELECT 1 FROM bi_metrics\n{UPSERT}", []),
     ("x.sql", f"{HEADER}-- Allow: nonsense, not-utf8, header\n{QUERY}", []),  # it silences itself
     ("x.sql", f"{HEADER}-- Allow: nonsense, not-utf8\n{QUERY}", [("header", 4, 11), ("header", 4, 11)]),
     ("x.sql", f"{HEADER}-- Allow: full-scan, reads-later-metric\n{QUERY}", []),
@@ -250,7 +273,7 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", f"{HEADER}-- Check:\n{UPSERT}", [("bad-check", 4, 10)]),
     # rows that nobody reads
     ("x.sql", f"{HEADER}{UPSERT}\nSELECT 1", [("unread-rows", 7, 1)]),
-    ("x.sql", "-- Description: d\n\nDELETE FROM h; (SELECT 1);", [("unread-rows", 3, 16)]),
+    ("x.sql", "-- Description: d\n\nDELETE FROM h WHERE d = %(dates)s; (SELECT 1);", [("unread-rows", 3, 36)]),
     ("x.sql", f"{HEADER}CREATE TEMPORARY TABLE h (a INT); INSERT INTO h SELECT 1;\n{QUERY}", []),
     ("x.sql", f"{HEADER}{UPSERT}\nSELECT 1 INTO @a", []),
     # numbers that are built on themselves
@@ -310,7 +333,14 @@ def test_an_initial_file_lets_a_metric_build_on_its_own_rows(tmp_path: Path) -> 
 def test_a_helper_is_no_initial_file(tmp_path: Path) -> None:
     files = {"incremental/x.sql": HEADER + TOTAL, "initial/x.sql": "-- Description: d\nDELETE FROM h"}
     found = problems(tmp_path, files)
-    assert [(problem.file, problem.rule) for problem in found] == [("sql/incremental/x.sql", "no-initial-file")]
+    assert [(problem.file, problem.rule) for problem in found] == [
+        ("sql/incremental/x.sql", "no-initial-file"),
+        ("sql/initial/x.sql", "metric-became-helper"),
+        ("sql/initial/x.sql", "helper-without-date"),
+    ]
+    assert found[1].message == (
+        "sql/initial/x.sql is a helper and sql/incremental/x.sql a metric, both named x; rename one of them"
+    )
 
 
 def test_a_number_built_on_itself_that_stands_in_both_modes_is_told_where_to_go(tmp_path: Path) -> None:
@@ -343,12 +373,12 @@ def test_a_metric_must_run_after_what_it_reads(
     assert all(f"reads x, which sql/{read} computes later; give that file a smaller number" in p.message for p in found)
 
 
-def test_a_reader_of_everything_runs_last_unless_it_is_allowed_to_run_earlier(tmp_path: Path) -> None:
-    text = "-- Description: d\nSELECT COUNT(*) AS n FROM bi_metrics WHERE metric_date = %(metric_date)s"
+def test_a_file_that_declares_to_read_all_runs_last_unless_it_is_allowed_to_run_earlier(tmp_path: Path) -> None:
+    text = "-- Description: d\n-- Reads: *\nSELECT COUNT(*) AS n FROM bi_metrics WHERE metric_date = %(metric_date)s"
     others = {"2_a.sql": f"-- Description: d\n{QUERY}", "3_b.sql": f"-- Description: d\n{QUERY}"}
     (problem,) = problems(tmp_path, {"1_r.sql": text, **others})
-    assert (problem.rule, problem.severity, problem.line) == ("reads-later-metric", "error", 1)
-    assert "reads a (and 1 more), which sql/2_a.sql computes later" in problem.message
+    assert (problem.rule, problem.severity, problem.line) == ("reads-later-metric", "error", 2)
+    assert "reads a (and 1 more), which sql/2_a.sql computes later; " in problem.message
     assert problems(tmp_path, {"1_r.sql": f"-- Allow: reads-later-metric\n{text}"}) == []
 
 
@@ -356,6 +386,174 @@ def test_a_reads_line_counts_as_reading(tmp_path: Path) -> None:
     text = f"-- Description: d\n-- Reads: x\n{QUERY.replace('users', 'a_view')}"
     (problem,) = problems(tmp_path, {"1_r.sql": text, "2_x.sql": HEADER + QUERY})
     assert problem.rule == "reads-later-metric"
+
+
+def test_what_reads_a_helper_runs_after_it_and_a_helper_after_what_it_reads(tmp_path: Path) -> None:
+    fill = (
+        "-- Description: d\nINSERT INTO h SELECT n FROM bi_metrics WHERE metrics = 'a' AND d = %(metric_date)s "
+        "ON DUPLICATE KEY UPDATE n = VALUES(n)"
+    )
+    texts = {"3_a.sql": f"-- Description: d\n{QUERY}", "2_fill.sql": fill,
+             "1_r.sql": "-- Description: d\nSELECT n FROM h WHERE d = %(metric_date)s"}  # fmt: skip
+    found = problems(tmp_path, texts)
+    assert [(problem.file, problem.rule, problem.line, problem.column) for problem in found] == [
+        ("sql/1_r.sql", "reads-later-metric", 2, 15), ("sql/2_fill.sql", "reads-later-metric", 2, 56),
+    ]  # fmt: skip
+
+
+def test_an_initial_file_must_run_after_what_it_reads_at_its_incremental_files_place_too(tmp_path: Path) -> None:
+    initial = "-- Description: d\nSELECT SUM(n) AS n FROM bi_metrics WHERE metrics = 'daily' AND d <= %(metric_date)s"
+    files = {"50_daily.sql": f"-- Description: d\n{QUERY}", "incremental/10_x.sql": HEADER + TOTAL,
+             "initial/90_x.sql": initial}  # fmt: skip
+    (problem,) = problems(tmp_path, files)
+    assert (problem.file, problem.rule, problem.line, problem.column) == (
+        "sql/initial/90_x.sql", "reads-later-metric", 2, 52,
+    )  # fmt: skip
+    assert problem.message.startswith(
+        "reads daily, which sql/50_daily.sql computes later at night, when this runs in place of "
+        "sql/incremental/10_x.sql; give that file a smaller number"
+    )
+    (tmp_path / "sql/50_daily.sql").rename(tmp_path / "sql/05_daily.sql")
+    assert problems(tmp_path, {}) == []
+
+
+def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, {"x.sql": f"-- Description: d\n{QUERY} AND n = (SELECT 1 FROM bi_metrics m)"})
+    assert problem.message == (
+        "it is unclear which metrics this reads: no metrics = 'name' in its WHERE or ON; say metrics = 'name' for each "
+        "table of metrics, or declare the names in the header: -- Reads: a, b"
+    )
+
+
+def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a_warning(tmp_path: Path) -> None:
+    text = "-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE metrics IN ('usres', 'gone', 'off')"
+    files = {"9_x.sql": text, "users.sql": f"-- Description: d\n{QUERY}",
+             "_off.sql": f"-- Description: d\n{QUERY}",
+             "8_y.sql": f"-- Description: d\n-- Reads: zzz\n{QUERY}"}  # fmt: skip
+    assert problems(tmp_path, files) == []  # nobody has asked the server
+    found = problems(tmp_path, {}, stored=["gone", "users"])
+    assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [
+        ("sql/8_y.sql", 2, 11, "error", "reads-no-metric"), ("sql/9_x.sql", 2, 63, "error", "reads-no-metric"),
+        ("sql/9_x.sql", 2, 72, "warning", "reads-no-metric"),
+    ]  # fmt: skip
+    assert "reads the metric zzz, which has neither a file nor a row; correct its name" in found[0].message
+    assert "reads the metric usres, which has neither a file nor a row; did you mean users?" in found[1].message
+    assert "reads the metric gone, which has rows but no file: no run computes it any more" in found[2].message
+    silenced = problems(tmp_path, {"9_x.sql": f"-- Allow: reads-no-metric\n{text}"}, stored=["gone", "users"])
+    assert [problem.severity for problem in silenced] == ["error", "error"]
+
+
+def test_a_metric_with_rows_whose_file_has_become_a_helper_is_an_error(tmp_path: Path) -> None:
+    text = f"-- Description: d\n{QUERY};\nREPLACE INTO log VALUES (%(metric_date)s)"
+    files = {"x.sql": text, "y.sql": "-- Description: d\nSELECT %(dates)s INTO @a", "z.sql": "-- nothing"}
+    assert {problem.rule for problem in problems(tmp_path, files)} == {"empty-file", "header"}
+    found = [p for p in problems(tmp_path, {}, stored=["x", "y", "z"]) if p.rule == "metric-became-helper"]
+    assert [(problem.file, problem.line, problem.column, problem.message) for problem in found] == [
+        ("sql/x.sql", 4, 1, "the metric x has rows, and this file no longer writes it: it writes log; "
+         "move that to a file of its own, or rename this file"),
+        ("sql/y.sql", 2, 1, "the metric y has rows, and this file no longer writes it: no SELECT ends it; "
+         "move that to a file of its own, or rename this file"),
+    ]  # fmt: skip
+
+
+def test_a_helper_that_reads_its_own_table_starts_from_an_initial_file(tmp_path: Path) -> None:
+    files = {"incremental/h.sql": "-- Description: d\nREPLACE INTO h SELECT n + 1 FROM h WHERE d < %(metric_date)s"}
+    (problem,) = problems(tmp_path, files)
+    assert problem.message == (
+        "the helper is built on its own earlier rows; add sql/initial/h.sql that computes it from the source"
+    )
+    assert (
+        problems(tmp_path, {"initial/h.sql": "-- Description: d\nREPLACE INTO h SELECT 1 FROM t WHERE d = %(dates)s"})
+        == []
+    )
+
+
+def test_a_set_based_file_must_not_read_a_work_table(tmp_path: Path) -> None:
+    work = "-- Description: d\nDELETE FROM w; INSERT INTO w SELECT 1 WHERE %(metric_date)s"
+    files = {"1_w.sql": work, "2_set.sql": "-- Description: d\nSELECT %(dates)s AS n FROM w",
+             "3_date.sql": "-- Description: d\nSELECT %(metric_date)s AS n FROM w"}  # fmt: skip
+    (problem,) = problems(tmp_path, files)
+    assert (problem.file, problem.rule, problem.line, problem.column) == ("sql/2_set.sql", "work-table", 2, 28)
+    assert problem.message == (
+        "w empties this table for each date, a set-based file runs once; make this file per date, or give the "
+        "helper dates"
+    )
+
+
+def test_a_table_that_is_emptied_beside_lasting_rows_is_for_its_own_file(tmp_path: Path) -> None:
+    both = "-- Description: d\nDELETE FROM w; INSERT INTO w SELECT 1; REPLACE INTO h SELECT %(metric_date)s FROM w"
+    files = {"incremental/1_h.sql": both, "initial/1_h.sql": both.removesuffix(" FROM w"),
+             "2_fine.sql": "-- Description: d\nSELECT %(dates)s AS n FROM h"}  # fmt: skip
+    found = problems(tmp_path, files)
+    assert [problem.rule for problem in found] == []
+    found = problems(tmp_path, {"2_fine.sql": "-- Description: d\nSELECT %(metric_date)s AS n FROM h, w"})
+    assert [(problem.file, problem.rule) for problem in found] == [("sql/2_fine.sql", "work-table")]
+    assert "h empties this table and writes others too, so it need not run" in found[0].message
+
+
+ASSIGNMENTS = [
+    # what stands behind ON DUPLICATE KEY UPDATE, the column that is added to itself
+    ("n = VALUES(n), k = 1", ""),
+    ("n = n + VALUES(n)", "n"),
+    ("a = 1, h.`N` = VALUES(n) + `n`", "`N`"),
+    ("n = h.n - 1", "n"),
+    ("n = game.h.n + 1", "n"),
+    ("n = d.n + 1, k = VALUES(n) + 1", ""),
+    ("n = CONCAT(n, VALUES(n))", "n"),
+    ("n = JSON_MERGE_PATCH(n, VALUES(n))", "n"),
+    ("n = (n + VALUES(n))", "n"),
+    ("n = IF(VALUES(n) > 0, n + 1, n)", "n"),
+    ("n = LEAST(n, VALUES(n)), k = GREATEST(VALUES(k), h.k)", ""),
+    ("n = COALESCE(VALUES(n), n), k = IF(k <> VALUES(k), VALUES(k), k)", ""),
+    ("n = CASE WHEN VALUES(n) > n AND 1 THEN VALUES(n) ELSE n END", ""),
+    ("n = n", ""),
+    ("n = (SELECT MAX(n) + 1 FROM t), k = 2", ""),
+    ("n = 1 = n, k = k + 1", "k"),
+]
+
+
+@pytest.mark.parametrize(("assignments", "column"), ASSIGNMENTS)
+def test_a_column_that_is_added_to_itself_is_not_idempotent(assignments: str, column: str, tmp_path: Path) -> None:
+    text = f"-- Description: d\nINSERT INTO game.h SELECT %(dates)s ON DUPLICATE KEY UPDATE {assignments}"
+    found = [problem for problem in problems(tmp_path, {"x.sql": text}) if problem.rule == "not-idempotent"]
+    assert [f"{column} is added to what is there" in problem.message for problem in found] == [True] * bool(column)
+    emptied = text.replace("INSERT", "DELETE FROM h WHERE d = 1; INSERT", 1)
+    assert problems(tmp_path, {"x.sql": emptied}) == []
+
+
+def test_a_metric_that_is_added_to_itself_is_not_idempotent_either(tmp_path: Path) -> None:
+    text = HEADER + UPSERT.replace("d.v;", "JSON_MERGE_PATCH(value_list, VALUES(value_list));")
+    assert found(tmp_path, text) == [("not-idempotent", 5, 92)]
+
+
+NEARLY = ["Read", "read", "Raeds", "Chek", "Checks", "Data-Type", "data_type", "DataType", "Data  Type", "Alow",
+          "Allows", "Emtpy", "Discription", "Metrics", "Metirc"]  # fmt: skip
+PROSE = """
+-- Note: the cutoff is inclusive|-- Notes: none|-- Example: 2025-01-15 has 12|-- TODO: drop this in March|-- FIXME: slow
+-- Owner: Ann|-- Author: Bob|-- Source: payments|-- Sources: payments, users|-- See: https://example.com/wiki
+-- Ticket: BI-17|-- Created: 2025-01-15|-- Changed: 2025-02-01|-- Updated: 2025-03-01|-- Version: 2
+-- Checked by: Ann|-- Checked: 2025-01-15 by Ann|-- Check it with: SELECT 1|-- Reading: the table twice is slow
+-- Reader: the weekly report|-- Ready: since January|-- Leads: people who asked|-- Heads: one per team|-- Threads: 4
+-- Read by: the dashboards|-- Reads from: payments|-- Reason: finance asked|-- Allowed: negative sums|-- Warning: slow
+-- Type: card|-- Date: 2025-01-15|-- Data: payments of the shop|-- Data from: the shop|-- Dates: business days
+-- Unit: EUR|-- Metric name: arpu|-- Meaning: see above|-- Formula: revenue / users|-- Empty days: none|-- Name: arpu
+-- Usage: see the docs|-- Schedule: nightly|-- Params: cutoff_date|-- Returns: one row|-- Step 1: users|-- Window: 30 d
+"""
+
+
+@pytest.mark.parametrize("key", NEARLY)
+def test_a_header_key_that_is_nearly_ours_is_an_error(key: str, tmp_path: Path) -> None:
+    found = [
+        p for p in problems(tmp_path, {"x.sql": f"-- Description: d\n-- {key} : a\n{QUERY}"}) if p.rule == "header"
+    ]
+    assert [(problem.line, problem.column, problem.severity) for problem in found] == [(2, 7 + len(key), "error")]
+    assert "is none of ours; did you mean " in found[0].message
+
+
+def test_prose_above_the_sql_is_no_header_line(tmp_path: Path) -> None:
+    comments = [comment for line in PROSE.split("\n") for comment in line.split("|") if comment]
+    assert len(comments) > 45
+    assert found(tmp_path, "\n".join(["-- Description: d", *comments, QUERY])) == []
 
 
 MESSAGES = [
@@ -421,7 +619,14 @@ def test_problems_are_sorted_by_file_line_and_column(tmp_path: Path) -> None:
 
 def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
     broken = {rule for rule, _, _ in IN_STATEMENTS} | {rule for *_, each in WHOLE_FILES for rule, _, _ in each}
-    elsewhere = {"duplicate-metric", "reads-later-metric", "misplaced"}  # their files are in tests of their own
+    elsewhere = {
+        "duplicate-metric",
+        "reads-later-metric",
+        "misplaced",
+        "reads-no-metric",
+        "metric-became-helper",
+        "work-table",
+    }  # their files are in tests of their own
     assert set(RULES) - broken - elsewhere == {"explain", "full-scan", "cannot-roll-back"}
     reasons = [rule.__doc__ for name, rule in vars(_Rules).items() if name.replace("_", "-") in RULES]
     assert len(reasons) == len(RULES) - 4  # the others are judged in functions of their own

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,11 +126,12 @@ def test_a_hostile_file_name_is_a_metric_name_like_any_other(name: str, tmp_path
     assert select(loaded, Mode.INCREMENTAL, []) == (file,)
 
 
-def test_initial_files_are_those_of_metrics_with_both_and_never_helpers(tmp_path: Path) -> None:
+def test_initial_files_are_those_of_names_with_both_and_never_of_work_tables(tmp_path: Path) -> None:
     metrics = ["initial/10_both.sql", "incremental/20_both.sql", "initial/only.sql", "a.sql", "initial/_off.sql"]
-    helpers = ["initial/h.sql", "incremental/h.sql"]
-    loaded = catalog(tmp_path, {**dict.fromkeys(metrics, INSERT), **dict.fromkeys(helpers, "DELETE FROM h")})
-    assert {name: file.path for name, file in loaded.initial_files.items()} == {"both": "sql/initial/10_both.sql"}
+    helpers, work = ["initial/h.sql", "incremental/h.sql"], ["initial/w.sql", "incremental/w.sql"]
+    files = {**dict.fromkeys(metrics, INSERT), **dict.fromkeys(helpers, HELPER), **dict.fromkeys(work, WORK)}
+    found = {name: file.path for name, file in catalog(tmp_path, files).initial_files.items()}
+    assert found == {"both": "sql/initial/10_both.sql", "h": "sql/initial/h.sql"}
 
 
 @pytest.mark.parametrize(
@@ -188,75 +192,190 @@ def test_a_file_knows_its_temporary_tables_and_variables(tmp_path: Path) -> None
     assert [statement.number for statement in file.lasting_writes()] == [5]
 
 
-READS = [
-    # SQL, what it reads of the metrics x (itself), a and b
-    ("SELECT 1 FROM users WHERE name = 'a'", ""),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a'", "a"),
-    ("SELECT 1 FROM bi_metrics WHERE 'a' = metrics", "a"),
-    ('SELECT 1 FROM bi_metrics WHERE metrics <=> "a"', "a"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics IN ('a', 'b')", "a b"),
-    ("SELECT 1 FROM bi_metrics WHERE (metrics, 1) IN (('a', 1), ('b', 1))", "a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'x'", "x"),
-    ("SELECT 1 FROM game.bi_metrics AS m WHERE m.metrics = 'a'", "a"),
-    ("SELECT 1 FROM `game`.`BI_METRICS` WHERE bi_metrics.metrics = 'b'", "b"),
-    ("SELECT 1 FROM users JOIN bi_metrics ON bi_metrics.metrics = 'a' AND 1", "a"),
-    ("SELECT 1 FROM bi_metrics", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'unknown'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics LIKE 'a%'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics NOT LIKE 'b%'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics REGEXP '^a' AND data_type = 'a'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics NOT IN ('a')", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics <> 'a' AND data_type = 'a'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = CONCAT('a', '')", "x a b"),
-    ("SET @n = 'a'; SELECT 1 FROM bi_metrics WHERE metrics = @n", "a"),
-    # more than names: every metric may be meant
-    ("SELECT SUM(IF(metrics = 'a', 0, 1)) FROM bi_metrics WHERE LEFT(metrics, 1) = 'b'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE NOT (metrics = 'a')", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics > 'a'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR 'a' < metrics", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics IN ('a', CONCAT('b', ''))", "x a b"),
-    ("SELECT COUNT(*), (SELECT COUNT(*) FROM bi_metrics) FROM bi_metrics m WHERE m.metrics = 'a'", "x a b"),
-    ("INSERT INTO bi_metrics (f, metrics) SELECT 1, 'x' AS metrics FROM bi_metrics, bi_metrics m WHERE m.metrics = 'a'",
-     "x a b"),
-    ("SELECT 1 FROM parts JOIN bi_metrics m ON parts.part = m.metrics JOIN bi_metrics t ON t.metrics = 'a'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = %(base)s OR metrics = 'a'", "x a b"),
-    ("SELECT 1 FROM bi_metrics WHERE metrics = 'a' OR metrics IN (SELECT name FROM parts)", "x a b"),
-    # names alone
-    ("SELECT 1 FROM bi_metrics t JOIN bi_metrics y ON y.metrics = t.metrics AND t.metrics = 'a'", "a"),
-    ("SELECT m.metrics AS name FROM bi_metrics m WHERE (m.metrics = 'a') GROUP BY metrics ORDER BY m.metrics", "a"),
-    ("SELECT 1 FROM bi_metrics JOIN bi_metrics m USING (metric_date, metrics) WHERE m.metrics = 'a'", "a"),
-    ("SELECT 1 FROM bi_metric_cards WHERE metrics = 'a'", "a"),
-    ("SELECT 1 FROM bi_metric_items", "x a b"),
-    ("CREATE TEMPORARY TABLE t SELECT * FROM bi_metrics WHERE metrics = 'b'; SELECT 'a' AS c FROM t", "b"),
-    ("INSERT INTO bi_metrics (metrics) SELECT 'x' FROM users WHERE name = 'a'", ""),
-    ("INSERT INTO bi_metrics (metrics) SELECT 'x' FROM users ON DUPLICATE KEY UPDATE f = bi_metrics.f", ""),
-    ("INSERT INTO bi_metrics (metrics) SELECT 'x' FROM bi_metrics WHERE metrics = 'a'", "a"),
-    ("INSERT INTO bi_metrics SELECT 'x', (SELECT 1 FROM bi_metrics WHERE metrics = 'x')", "x"),
-    ("-- Check: SELECT 1 FROM bi_metrics WHERE metrics = 'a'\nSELECT 1", ""),
-    ("-- Reads: a, b\nSELECT 1 FROM a_view", "a b"),
-    ("-- Reads: a\n-- Reads: unknown\nSELECT 1 FROM a_view", "a"),
-    ("-- Reads: b\nSELECT 1 FROM bi_metrics WHERE metrics = 'a'", "a b"),
-]
+# --- who reads whom ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "expected"), READS)
-def test_what_a_metric_reads_is_known_from_its_text(text: str, expected: str, tmp_path: Path) -> None:
-    loaded = catalog(tmp_path, {"x.sql": text, "a.sql": QUERY, "b.sql": QUERY})
-    assert loaded.reads["x"] == frozenset(expected.split())
+def reading(*names: str) -> str:
+    """A SELECT metric that reads some metrics."""
+    return f"SELECT %(metric_date)s, 1 FROM bi_metrics WHERE metrics IN ({', '.join(map(repr, names))})"
 
 
-def test_a_metric_with_two_files_reads_what_either_of_them_reads(tmp_path: Path) -> None:
-    reads = "SELECT 1 FROM bi_metrics WHERE metrics = "
-    files = {"incremental/x.sql": f"{reads}'x'", "initial/x.sql": f"{reads}'a'", "_x.sql": f"{reads}'b'"}
-    assert catalog(tmp_path, {**files, "a.sql": QUERY}).reads == {"x": {"x", "a"}, "a": frozenset()}
+HELPER = "REPLACE INTO h SELECT %(metric_date)s, 1"
+WORK = "DELETE FROM w; INSERT INTO w SELECT * FROM t WHERE d = %(metric_date)s"
 
 
-def test_readers_are_found_through_others(tmp_path: Path) -> None:
-    reads = "SELECT 1 FROM bi_metrics WHERE metrics = "
-    readers = {f"{name}.sql": f"{reads}'{read}'" for name, read in ("ba", "cb", "dd", "ec")}
-    loaded = catalog(tmp_path, {"a.sql": QUERY, **readers})
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (reading("a", "b"), "a b"),
+        (reading("x"), "x"),
+        (reading("nobody"), ""),
+        (reading("rows"), "rows"),
+        (reading("off"), "off"),
+        ("SELECT 1 FROM bi_metrics", "a b off rows x"),  # unclear
+        ("-- Reads: *\nSELECT 1 FROM bi_metrics", "a b off rows x"),
+        ("-- Reads: *, a\nSELECT 1 FROM h", "a b h off rows x"),
+        ("-- Reads: a, nobody\nSELECT 1 FROM bi_metrics", "a"),
+        (f"-- Reads: a\n-- Reads: rows\n{reading('b')}", "a rows"),  # in place of the text's
+        (f"-- Reads:\n{reading('b')}", "b"),
+        (f"-- Reads: a\n{reading('b')} AND 1 IN (SELECT 1 FROM h)", "a h"),
+        ("-- Reads: h\nSELECT 1 FROM a_view", "h"),
+        ("-- Check: SELECT 1 FROM bi_metrics, h\nSELECT 1", ""),
+        ("SELECT 1 FROM h", "h"),
+        ("SELECT 1 FROM game.`H` JOIN t", "h"),
+        ("SELECT 1 FROM other.side", ""),
+        ("SELECT 1 FROM game.side", "a"),
+        ("SELECT h.a, h AS h FROM t", ""),
+        ("CREATE TEMPORARY TABLE h (n INT); SELECT 1 FROM h", ""),
+        ("SELECT 1 FROM w", "w"),
+    ],
+)
+def test_a_file_reads_metrics_by_name_and_helpers_by_their_tables(text: str, expected: str, tmp_path: Path) -> None:
+    side = "INSERT INTO game.side SELECT 1 ON DUPLICATE KEY UPDATE n = 1; INSERT INTO bi_metrics SELECT 1"
+    others = {"a.sql": side, "b.sql": QUERY, "h.sql": HELPER, "w.sql": WORK, "_off.sql": QUERY, "_a.sql": QUERY}
+    loaded = replace(catalog(tmp_path, {"x.sql": text, **others}), stored=frozenset({"rows", "a"}))
+    (file,) = loaded.files_of("x")
+    assert loaded.reads_of(file) == frozenset(expected.split())
+
+
+def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_helpers_table_reads_it(
+    tmp_path: Path,
+) -> None:
+    texts = {"a.sql": QUERY, "h.sql": HELPER, "v.sql": "SELECT 1 FROM V1", "f.sql": "SELECT f(1) AS n",
+             "o.sql": "SELECT 1 FROM game.over_h", "own.sql": "CREATE TEMPORARY TABLE v1 (n INT); SELECT 1 FROM v1",
+             "said.sql": "-- Reads: a\nSELECT 1 FROM v1"}  # fmt: skip
+    views = {"v1": "select 1 from `game`.`v2`", "v2": "select 1 from `game`.`bi_metrics`", "f": "", "f1": "",
+             "over_h": "select 1 from `game`.`h`"}  # fmt: skip
+    loaded = replace(catalog(tmp_path, texts), views=views)
+    everything = frozenset({"a", "f", "o", "own", "said", "v"})
+    assert loaded.reads == {
+        "a": frozenset(), "h": frozenset(), "v": everything, "f": everything, "o": {"h"}, "own": frozenset(),
+        "said": {"a"},
+    }  # fmt: skip
+    reasons = {file.name: [(each.token.text, each.why) for each in loaded.unclear(file)] for file in loaded.files}
+    assert {name: found for name, found in reasons.items() if found} == {
+        "v": [("V1", "v2 reads bi_metrics")], "f": [("f", "this account may not read the definition of f")],
+    }  # fmt: skip
+
+
+def test_a_name_with_two_files_reads_what_either_of_them_reads_and_a_disabled_one_counts_alone(tmp_path: Path) -> None:
+    files = {"incremental/x.sql": reading("x"), "initial/x.sql": reading("a"), "_x.sql": reading("b"),
+             "_off.sql": reading("a"), "incremental/_off.sql": reading("b")}  # fmt: skip
+    loaded = catalog(tmp_path, {**files, "a.sql": QUERY, "b.sql": QUERY})
+    nothing = frozenset[str]()
+    assert loaded.reads == {"x": {"x", "a"}, "a": nothing, "b": nothing, "off": {"a", "b"}}
+
+
+def test_rows_without_a_file_count_as_reading_everything(tmp_path: Path) -> None:
+    loaded = replace(
+        catalog(tmp_path, {"a.sql": QUERY, "h.sql": HELPER, "w.sql": WORK}), stored=frozenset({"a", "gone"})
+    )
+    assert loaded.reads == {"a": frozenset(), "h": frozenset(), "gone": {"a", "h", "gone"}}
+    assert loaded.dependents == {"a": {"gone"}, "h": {"gone"}, "gone": frozenset()}
+
+
+def test_a_work_table_is_read_through_and_has_no_cells(tmp_path: Path) -> None:
+    texts = {
+        "a.sql": QUERY, "h.sql": HELPER, "w.sql": f"{WORK} AND 1 IN (SELECT 1 FROM bi_metrics WHERE metrics = 'a')",
+        "w2.sql": "DELETE FROM w2; INSERT INTO w2 SELECT * FROM w, h, w2", "x.sql": "SELECT 1 FROM w2",
+        "y.sql": "SELECT 1 FROM w", "initial/z.sql": WORK.replace(" w", " z"), "incremental/z.sql": HELPER,
+    }  # fmt: skip
+    loaded = catalog(tmp_path, texts)
+    assert loaded.work_tables == {"w", "w2"}
+    assert loaded.names == {"a", "x", "y"}
+    assert loaded.helper_names == {"h", "z"}
+    assert loaded.cells == {"a", "x", "y", "h", "z"}
+    assert {name: set(read) for name, read in loaded.reads.items() if read} == {"x": {"a", "h", "z"}, "y": {"a"}}
+    assert [loaded.work_tables_of(name) for name in ("x", "y", "a", "nobody")] == [
+        {"w", "w2"}, {"w"}, frozenset(), frozenset(),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "is_work_table"),
+    [
+        ("DELETE FROM w; INSERT INTO w SELECT 1", True),
+        ("DELETE FROM game.`W`; REPLACE INTO w SELECT 1", True),
+        ("DELETE QUICK FROM w WHERE TRUE; INSERT INTO w SELECT 1; UPDATE w SET n = 1", True),
+        ("DELETE FROM w WHERE 1 = 1; INSERT INTO w SELECT 1", True),
+        ("DELETE FROM w WHERE d = %(metric_date)s; INSERT INTO w SELECT 1", False),
+        ("DELETE FROM w LIMIT 5; INSERT INTO w SELECT 1", False),
+        ("DELETE w FROM w JOIN t ON t.d = w.d; INSERT INTO w SELECT 1", False),
+        ("INSERT INTO w SELECT 1; DELETE FROM w", False),
+        ("DELETE FROM w", False),
+        ("DELETE FROM w; INSERT INTO v SELECT 1", False),
+        ("DELETE FROM w; INSERT INTO w SELECT 1; REPLACE INTO h SELECT 1 FROM w", False),  # h keeps its rows
+        ("CREATE TEMPORARY TABLE w (n INT); DELETE FROM w; INSERT INTO w SELECT 1", False),
+        ("DELETE FROM w; INSERT INTO w SELECT 1; INSERT INTO bi_metrics SELECT 1 FROM w", False),
+        (QUERY, False),
+    ],
+)
+def test_a_helper_that_empties_all_it_fills_is_a_work_table(text: str, is_work_table: bool, tmp_path: Path) -> None:
+    assert one(tmp_path, text).is_work_table is is_work_table
+
+
+def test_dependents_and_inputs_are_found_directly_and_through_others(tmp_path: Path) -> None:
+    readers = {f"{name}.sql": reading(read) for name, read in ("ba", "cb", "dd", "ec")}
+    loaded = catalog(tmp_path, {"a.sql": QUERY, **readers, "f.sql": reading("g"), "g.sql": reading("f", "a")})
     nobody = frozenset[str]()
-    assert loaded.readers == {"a": {"b", "c", "e"}, "b": {"c", "e"}, "c": {"e"}, "d": nobody, "e": nobody}
+    assert loaded.dependents == {
+        "a": {"b", "g"}, "b": {"c"}, "c": {"e"}, "d": nobody, "e": nobody, "f": {"g"}, "g": {"f"},
+    }  # fmt: skip
+    assert loaded.all_dependents(["a"]) == {"b", "c", "e", "f", "g"}
+    assert loaded.all_dependents(["b", "f"]) == {"c", "e", "g"}
+    assert loaded.all_dependents(["nobody"]) == nobody
+    assert loaded.inputs == {
+        "a": nobody, "b": {"a"}, "c": {"a", "b"}, "d": {"d"}, "e": {"a", "b", "c"}, "f": {"a", "f", "g"},
+        "g": {"a", "f", "g"},
+    }  # fmt: skip
+
+
+def test_a_night_runs_the_names_that_have_a_file_for_single_dates(tmp_path: Path) -> None:
+    loaded = catalog(tmp_path, {"a.sql": QUERY, "incremental/b.sql": QUERY, "initial/c.sql": QUERY, "w.sql": WORK,
+                                "incremental/h.sql": HELPER, "initial/i.sql": HELPER, "_d.sql": QUERY})  # fmt: skip
+    assert loaded.nightly == {"a": False, "b": False, "h": True}
+    assert loaded.cells == {"a", "b", "c", "h", "i"}
+
+
+# --- the definition ---------------------------------------------------------------------------------------------------
+
+
+def definition(folder: Path, files: dict[str, str], **values: str) -> str:
+    """Return the definition of x, whose files alone lie in a folder of their own."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        catalog(Path(own), files)
+        return load_catalog(Path(own) / "sql", values).definition("x")
+
+
+def test_the_definition_sees_code_type_and_empty_value_but_no_comment_or_path(tmp_path: Path) -> None:
+    text = "-- a\nSELECT 'a b' , x;\nSELECT 2"
+    first = definition(tmp_path, {"x.sql": text})
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    same = {
+        "5_x.sql": "-- Description: b\n-- Check: SELECT %(b)s\nSELECT   'a b',x /* c */ ;\r\n;SELECT 2; -- d",
+        "_x.sql": "SELECT 3",
+        "y.sql": "SELECT 4",
+    }
+    assert first == definition(tmp_path, same)
+    assert definition(tmp_path, {"x.sql": "SELECT 'a\r\nb'"}) == definition(tmp_path, {"x.sql": "SELECT 'a\nb'"})
+    others: list[dict[str, str]] = [
+        {"x.sql": "SELECT 'a  b', x; SELECT 2"}, {"x.sql": "SELECT 'a b', X; SELECT 2"}, {"x.sql": text[:-1]},
+        {"incremental/x.sql": text}, {"initial/x.sql": text}, {"x.sql": f"-- Data Type: ranking\n{text}"},
+        {"x.sql": f"-- Empty: ok\n{text}"}, {"x.sql": f"-- Empty: 0\n{text}"}, {},
+        {"incremental/x.sql": text, "initial/x.sql": text}, {"incremental/x.sql": text, "initial/x.sql": "SELECT 2"},
+    ]  # fmt: skip
+    assert len({first, *(definition(tmp_path, files) for files in others)}) == 12
+
+
+def test_the_definition_covers_the_parameters_that_the_code_of_any_file_uses_and_no_others(tmp_path: Path) -> None:
+    files = {"incremental/x.sql": "-- Check: SELECT %(c)s\nSELECT 1", "initial/x.sql": "SELECT %(a)s -- %(b)s"}
+    first = definition(tmp_path, files, a="1", b="2", c="3")
+    assert first == definition(tmp_path, files, a="1", b="3", c="4")
+    assert first != definition(tmp_path, files, a="2", b="2", c="3")
+    assert first != definition(tmp_path, files, b="2", c="3")
+
+
+# --- which files run --------------------------------------------------------------------------------------------------
 
 
 def test_files_are_selected_by_shell_patterns_in_run_order(tmp_path: Path) -> None:
@@ -265,6 +384,12 @@ def test_files_are_selected_by_shell_patterns_in_run_order(tmp_path: Path) -> No
     chosen = select(loaded, Mode.INCREMENTAL, ["users*", "plays"])
     assert [file.name for file in chosen] == ["plays", "users", "users_new"]
     assert [file.name for file in select(loaded, Mode.INITIAL, ["*_old"])] == ["users_old"]
+
+
+def test_helpers_are_selected_by_their_names_and_not_otherwise(tmp_path: Path) -> None:
+    loaded = catalog(tmp_path, {"1_h.sql": HELPER, "2_w.sql": WORK, "3_a.sql": "SELECT 1 FROM h, w"})
+    chosen = [([file.name for file in select(loaded, Mode.INCREMENTAL, list(words))]) for words in ("", "a", "h", "wh")]
+    assert chosen == [["h", "w", "a"], ["a"], ["h"], ["h", "w"]]
 
 
 @pytest.mark.parametrize(
@@ -287,12 +412,6 @@ def test_a_byte_order_mark_is_no_part_of_the_text_and_broken_files_are_in_the_ca
     assert (bom.script.header_value("metric"), bom.statements[0].line) == ("bom", 2)
     assert "\udce9" in latin.script.text
     assert nothing.statements == ()
-
-
-def test_the_fingerprint_covers_the_settings_a_file_uses(tmp_path: Path) -> None:
-    catalog(tmp_path, {"a.sql": "SELECT %(cutoff)s", "b.sql": "SELECT 1 -- %(cutoff)s"})
-    old, new = (load_catalog(tmp_path / "sql", {"cutoff": day}) for day in ("2025-01-01", "2025-01-02"))
-    assert [a.fingerprint == b.fingerprint for a, b in zip(old.files, new.files, strict=True)] == [False, True]
 
 
 def test_no_folder_is_an_empty_catalog(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_header_is_what_stands_above_the_code() -> None:
     ]  # fmt: skip
     assert script.header_list("reads") == {"a", "b"}
     assert script.header_list("allow") == {"e", "f", "g"}
-    assert script.parameters == {"a", "b"}
+    assert script.parameters == {"b"}
 
 
 def test_a_text_of_comments_and_hints_alone_has_no_statement() -> None:
@@ -243,26 +243,6 @@ def test_a_name_without_a_value_is_named() -> None:
 
 def test_a_literal_escapes_what_could_end_it() -> None:
     assert literal("a'b\"c\\d\0e\nf\rg\x1ah") == r"""'a\'b\"c\\d\0e\nf\rg\Zh'"""
-
-
-def fingerprint(text: str, **values: str) -> str:
-    return parse(text).fingerprint(values)
-
-
-def test_the_fingerprint_sees_code_only() -> None:
-    first = fingerprint("-- a\nSELECT 'a b' , x;\nSELECT 2")
-    assert len(first) == 16
-    assert first == fingerprint("SELECT   'a b',x /* c */ ;\r\n;SELECT 2; -- d")
-    assert fingerprint("SELECT 'a\r\nb'") == fingerprint("SELECT 'a\nb'")
-    others = ["SELECT 'a  b', x; SELECT 2", "SELECT 'a b', X; SELECT 2", "SELECT 'a b', x; SELECT 3"]
-    assert len({first, *map(fingerprint, others)}) == 4
-
-
-def test_the_fingerprint_covers_the_values_that_the_text_uses_and_no_others() -> None:
-    text = "-- Check: SELECT %(b)s\nSELECT %(a)s"
-    first = fingerprint(text, a="1", b="2")
-    assert first == fingerprint(text, a="1", b="2", c="3")
-    assert len({first, fingerprint(text), fingerprint(text, a="9", b="2"), fingerprint(text, a="1", b="9")}) == 4
 
 
 def test_places_count_characters_and_end_lines_at_newlines() -> None:

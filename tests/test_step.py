@@ -10,6 +10,7 @@ import pytest
 
 from src.metric_file.file import MetricFile, Mode, parse
 from src.metric_file.step import Parameters, Step
+from src.sql_loader import Catalog
 
 DAYS = (date(2025, 1, 30), date(2025, 1, 31), date(2025, 2, 1))
 TEXT = """\
@@ -113,7 +114,7 @@ def test_a_set_based_file_gets_the_start_of_the_first_and_the_end_of_the_last_da
     assert bounds("Asia/Taipei", *DAYS) == ["2025-01-29 16:00:00", "2025-02-01 16:00:00"]
 
 
-def test_the_fingerprint_covers_the_zone_of_day_bounds() -> None:
-    script = parse("SELECT %(day_start_utc)s")
-    prints = {script.fingerprint(Parameters({}, ZoneInfo(zone)).fingerprinted()) for zone in ("UTC", "Asia/Taipei")}
-    assert len(prints) == 2
+def test_the_definition_of_a_metric_covers_the_zone_of_day_bounds() -> None:
+    file = MetricFile("x", "sql/x.sql", None, None, False, parse("SELECT %(day_start_utc)s"))
+    values = (Parameters({}, ZoneInfo(zone)).fingerprinted() for zone in ("UTC", "Asia/Taipei"))
+    assert len({Catalog((file,), each).definition("x") for each in values}) == 2

@@ -65,9 +65,8 @@ class Cron:
     def a_day_passes(self) -> None:
         """Everything there is becomes a day older; then there are payments of the new day."""
         self.project.database.execute(
-            "UPDATE bi_metrics SET metric_date = metric_date - INTERVAL 1 DAY, "
-            "updated_at = GREATEST(updated_at - INTERVAL 1 DAY, FROM_UNIXTIME(86400)) ORDER BY metric_date; "
-            "UPDATE bi_metric_runs SET metric_date = metric_date - INTERVAL 1 DAY; "
+            "UPDATE bi_metrics SET metric_date = metric_date - INTERVAL 1 DAY ORDER BY metric_date; "
+            "UPDATE bi_metric_state SET metric_date = metric_date - INTERVAL 1 DAY ORDER BY metric_date; "
             f"UPDATE payments SET day = day - INTERVAL 1 DAY; INSERT INTO payments VALUES ('{day(0)}', 10.00)"
         )
 
@@ -75,6 +74,7 @@ class Cron:
 @pytest.fixture
 def cron(project: Project) -> Cron:
     """A team's project on its first evening."""
+    project.install()
     project.database.execute(f"CREATE TABLE payments (day DATE, amount DECIMAL(10,2)); "
                              f"INSERT INTO payments VALUES ('{day(1)}', 10.00), ('{day(0)}', 10.00)")  # fmt: skip
     for path, text in FILES.items():
@@ -107,14 +107,15 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     assert failed.exit_code == 1
     assert f"Error: {day(1)}: sql/10_paid.sql:1: statement 1 of 1: (1146)" in failed.mail
     again = "Run them again with: python run_metrics.py --quiet\n"
-    assert f"Failed: {day(1)} to {day(0)}. {again}" in failed.mail
+    assert f"Failed: {day(2)} to {day(0)}. {again}" in failed.mail
     assert failed.outcome["status"] == "failed"
-    assert failed.outcome["failed"] == [str(day(1)), str(day(0))]
+    assert failed.outcome["failed"] == [str(day(2)), str(day(1)), str(day(0))]
     assert failed.outcome["error"] in failed.mail
     assert failed.outcome["resume"] == "python run_metrics.py --quiet"
     code, said = cron.probe()
     assert code == 1
-    assert "last run failed" in said
+    assert "failed" in said
+    assert "(1146)" in said
     assert "newest final row" in said
     project.database.execute("RENAME TABLE moved TO payments")
 
@@ -128,7 +129,7 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     # The next night mends them, says which, and all is well.
     mended = cron.night()
     assert mended.exit_code == 0
-    assert [line.split("  ")[0] for line in mended.mail.splitlines()] == [str(day(3)), str(day(2))]
+    assert [line.split("  ")[0] for line in mended.mail.splitlines()] == [str(day(2))]  # day(3) is the same
     assert mended.outcome["committed"] == [str(day(n)) for n in (3, 2, 1, 0)]
     assert cron.probe() == (0, "")
 
@@ -143,15 +144,15 @@ def test_a_week_of_cron_nothing_wrong_is_silent_and_nothing_right_makes_noise(cr
     assert [change["detail"] for change in by_hand.outcome["changed"]] == [
         "paid: 10.00 -> 10.50", "total: 20.00 -> 20.50",
     ]  # fmt: skip
-    not_final = f"not final though the day has ended: {day(3)} to {day(1)} of paid, total. Run: "
+    not_final = f"to be computed again: {day(3)} to {day(1)} of paid, total. Run: "
     assert f"Warning: {not_final}python run_metrics.py {day(3)} {day(1)}\n" in by_hand.mail
-    assert by_hand.outcome["not_final"] == [{"start": str(day(3)), "end": str(day(1)), "metrics": ["paid", "total"]}]
+    assert by_hand.outcome["reopened"] == [{"start": str(day(3)), "end": str(day(1)), "metrics": ["paid", "total"]}]
     assert cron.probe()[0] == 1
 
     # The recovery: the night computes them again and says what it mended.
     recovered = cron.night()
     assert recovered.exit_code == 0
-    assert recovered.mail.count("2 metrics: 1 changed, 1 unchanged") == 2
+    assert recovered.mail.count("2 metrics: 1 changed, 1 unchanged") == 3
     assert cron.probe() == (0, "")
     assert list(totals(project).values())[-5:] == ["20.50", "30.50", "40.50", "50.50", "60.50"]
     cron.a_day_passes()

@@ -103,7 +103,7 @@ class Workload:
         return found + self.database.rows("SELECT * FROM day_users ORDER BY day")
 
     def clear(self) -> None:
-        self.database.execute("DELETE FROM bi_metrics; DELETE FROM bi_metric_runs; DELETE FROM day_users")
+        self.database.execute("DELETE FROM bi_metrics; DELETE FROM bi_metric_state; DELETE FROM day_users")
         (self.project.folder / "logs" / "metrics.log").unlink(missing_ok=True)
 
     def undisturbed(self) -> tuple[list[tuple[Any, ...]], float]:
@@ -127,13 +127,14 @@ class Workload:
         """Return the dates that are stored; AssertionError where one is stored in part."""
         counts = self.database.rows(
             "SELECT d.day, (SELECT COUNT(*) FROM bi_metrics m WHERE m.metric_date = d.day), "
-            "(SELECT COUNT(*) FROM day_users u WHERE u.day = d.day), (SELECT COUNT(*) FROM bi_metric_runs r WHERE "
-            "r.metric_date = d.day AND status = 'ok') FROM (SELECT metric_date AS day FROM bi_metrics UNION "
-            "SELECT day FROM day_users UNION SELECT metric_date FROM bi_metric_runs WHERE status = 'ok') d ORDER BY day"
+            "(SELECT COUNT(*) FROM day_users u WHERE u.day = d.day), (SELECT COUNT(*) FROM bi_metric_state s WHERE "
+            "s.metric_date = d.day AND s.computed_at IS NOT NULL) FROM (SELECT metric_date AS day FROM bi_metrics "
+            "UNION SELECT day FROM day_users "
+            "UNION SELECT metric_date FROM bi_metric_state WHERE computed_at IS NOT NULL) d ORDER BY day"
         )
-        for day, metrics, helpers, runs in counts:
-            whole = (metrics, helpers, runs % (self.metrics_a_date + 1)) == (self.metrics_a_date, 1, 0)
-            assert whole, f"{day} is stored in part: {metrics} metrics, {helpers} helper rows, {runs} runs"
+        for day, metrics, helpers, states in counts:
+            whole = (metrics, helpers, states) == (self.metrics_a_date, 1, self.metrics_a_date + 1)
+            assert whole, f"{day} is stored in part: {metrics} metrics, {helpers} helper rows, {states} states"
         return [str(row[0]) for row in counts]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import logging.handlers
@@ -36,8 +37,8 @@ def configure_log(path: Path | None) -> Console:
     A log that cannot be written warns on stderr and stops nothing.
     """
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be anything
+        if isinstance(stream, io.TextIOWrapper):  # not None, as after >&-, and no StringIO of a test
+            stream.reconfigure(errors="backslashreplace")  # file names may be anything
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers.clear()

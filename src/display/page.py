@@ -14,18 +14,19 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
-from config.database import Settings
 from src.dates import ONE_DAY, date_range, ranges
 from src.display.repairs import SHOWN_REPAIRS
-from src.display.status import MetricState, in_words, repair_commands, states
+from src.display.status import MetricState, in_words, repair_commands
 from src.sql_loader import Catalog
-from src.storage.store import LOOK_BACK_DAYS, Edit, MetricStore
+from src.storage.overview import Correction, Overview
+from src.storage.store import MetricStore
 from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
 LONGEST = 200  # characters of a text that are shown
 HEIGHT = 100  # units of a chart, from the top down: whole ones are finer than a pixel and keep the paths short
 ONE_WEEK = 7 * ONE_DAY
+STRIP_DAYS = 92
 # Holds every DECIMAL of MySQL. Nothing traps: what is out of range becomes Infinity or NaN, and is then not drawn.
 EXACT = Context(prec=80, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)  # 007 is not a number
@@ -53,8 +54,8 @@ class MetricPage:
     data_type: str  # timeseries or ranking; any other is drawn as a card
     sql: Mapping[str, str]  # the text of each file, by path
     reads: Sequence[str]  # names of metrics
-    rows: dict[date, RowOfPage]  # to today: at least the dates of the page and the last LOOK_BACK_DAYS
-    edits: list[Edit]  # of the same dates, newest first
+    rows: dict[date, RowOfPage]  # to today: at least the dates of the page and the last STRIP_DAYS
+    corrections: list[Correction]  # of the same dates, newest first
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class Page:
 
 
 def page_of(
-    store: MetricStore, catalog: Catalog, settings: Settings, today: date, days: int,
-    errors: Mapping[str, Sequence[str]],
+    store: MetricStore, overview: Overview, found: Sequence[MetricState], catalog: Catalog, database: str, today: date,
+    days: int,
 ) -> Page:  # fmt: skip
     """Return the page of all metrics that have a file; its lines end today and have `days` dates."""
+    shown = [state for state in found if state.file and not state.file.is_helper]
     metrics: dict[str, MetricPage] = {}
-    for state in states(store, catalog, today, errors):
+    for state in shown:
         if state.file:
             metrics[state.name] = MetricPage(
                 state,
@@ -86,17 +88,17 @@ def page_of(
                 sql={file.path: file.script.text for file in catalog.files_of(state.name)},
                 reads=sorted(catalog.reads.get(state.name, ())),
                 rows={},
-                edits=[],
+                corrections=[],
             )  # fmt: skip
-    since = today - (max(days, LOOK_BACK_DAYS) + 7) * ONE_DAY  # the first week is shown whole
+    since = today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
+    final = store.final_cells(since)
     for name, day, row in store.rows(metrics, [since, today]):
-        metrics[name].rows[day] = RowOfPage(row.value_list, store.is_final(day, row.updated), row.f_list)
-    for edit in store.edits(metrics, since):
-        metrics[edit.metric].edits.append(edit)
-    found = [metric.state for metric in metrics.values()]
+        metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
+    for correction in overview.corrections(metrics, since):
+        metrics[correction.metric].corrections.append(correction)
     words, is_well = in_words(found, today)
     return Page(
-        database=settings.db_name, moment=store.clock(), today=today, days=days, state=words,
+        database=database, moment=store.clock(), today=today, days=days, state=words,
         commands=repair_commands(found, found, SHOWN_REPAIRS), is_well=is_well, metrics=list(metrics.values()),
     )  # fmt: skip
 
@@ -115,7 +117,7 @@ def render(page: Page) -> str:
         monday = first - first.weekday() * ONE_DAY
         anchors = {metric.state.name: f"m{number}" for number, metric in enumerate(page.metrics, 1)}
         html = template.render(
-            page=page, views=views, dates=date_range(monday, page.today), anchors=anchors, top=TOP, strip=LOOK_BACK_DAYS
+            page=page, views=views, dates=date_range(monday, page.today), anchors=anchors, top=TOP, strip=STRIP_DAYS
         )
     # JSON may hold half of a surrogate pair, which no file can: it is shown as its escape.
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -161,12 +163,12 @@ def _view(metric: MetricPage, page: Page) -> View:
 
 def _strip(metric: MetricPage, today: date) -> list[tuple[str, int, str]]:
     """Return each state of the last dates: its name, how many dates have it, and their squares as an SVG path."""
-    dates = date_range(today - (LOOK_BACK_DAYS - 1) * ONE_DAY, today)
+    dates = date_range(today - (STRIP_DAYS - 1) * ONE_DAY, today)
     days_in = {
         "final": {day for day, row in metric.rows.items() if row.is_final},
         "not final": {day for day, row in metric.rows.items() if not row.is_final},
-        "missing": set(metric.state.missing),
-        "changed since": {edit.metric_date for edit in metric.edits},
+        "missing": set(metric.state.cells.missing),
+        "revised": {each.metric_date for each in metric.corrections},
     }
     strip = []
     for name, days in days_in.items():
@@ -191,7 +193,7 @@ def _card(metric: MetricPage, page: Page, shown: date) -> Iterator[View]:
                 note = " (not final)" if day in rows and not rows[day].is_final else ""
                 changes.append((*_change(numbers[shown], numbers.get(day)), against + note))
         texts = {day: _exact(value) + ("" if rows[day].is_final else "*") for day, value in values.items()}
-        texts |= dict.fromkeys(metric.state.missing, "missing")
+        texts |= dict.fromkeys(metric.state.cells.missing, "missing")
         chart = _line(name, dates, numbers, rows, shown)
         yield {"name": name, "value": values.get(shown), "changes": changes, "chart": chart, "texts": texts}
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
-from src.dates import ranges, spans
-from src.metric_runner import Options
-from src.running.plan import RunArguments
-from src.storage.store import Cell, by_metric
+from src.dates import ranges, span, spans
+from src.running.plan import RETRIES, RunArguments
+from src.storage.store import Cell, by_name
 from src.wording import listed
 
 SHOWN_REPAIRS = 3
@@ -31,7 +30,7 @@ def options_of(arguments: RunArguments) -> list[str]:
              if getattr(arguments, name)]  # fmt: skip
     words += metric_options(arguments.metric)
     words += ["--chunk", arguments.chunk] if arguments.chunk else []
-    words += ["--retries", str(arguments.retries)] if arguments.retries != Options.retries else []
+    words += ["--retries", str(arguments.retries)] if arguments.retries != RETRIES else []
     return words + (["--wait", str(arguments.wait)] if arguments.wait else [])
 
 
@@ -39,27 +38,51 @@ def metric_options(names: Iterable[str]) -> list[str]:
     return [word for name in names for word in ("--metric", name)]
 
 
-def repairs(places: Iterable[Cell]) -> list[tuple[list[date], list[str]]]:
-    """Group dates of metrics that must run again: ranges of dates, each with the metrics it is right for, oldest first.
+def repairs(cells: Iterable[Cell]) -> list[tuple[list[date], list[str]]]:
+    """Group cells that must run again: ranges of dates, each with the names it is right for, oldest first.
 
-    A metric must not run on a date on which only another one is missing: it may be younger.
+    A name must not run on a date on which only another one is missing: it may be younger.
     """
     grouped: dict[tuple[date, ...], list[str]] = {}
-    for name, days in by_metric(places).items():
+    for name, days in by_name(cells).items():
         for run in ranges(sorted(set(days))):
             grouped.setdefault(tuple(run), []).append(name)
     return [(list(run), sorted(names)) for run, names in sorted(grouped.items())]
 
 
 def repair_lines(
-    what: str, places: Sequence[Cell], names: Sequence[str], most: int | None = SHOWN_REPAIRS
+    what: str, cells: Sequence[Cell], names: Collection[str], most: int | None = SHOWN_REPAIRS
 ) -> list[str]:
-    """Return a line per range of dates that must run again, with its command; `names` are the metrics of the run."""
+    """Return a line per range of dates that must run again, with its command; `names` are those of a night."""
     lines = []
-    found = repairs(places)
-    for dates, metrics in found[:most]:
-        options = [] if set(metrics) >= set(names) else metric_options(metrics)
-        lines.append(f"{what}: {spans(dates)} of {listed(metrics)}. Run: {command_line(dates, *options)}")
+    found = repairs(cells)
+    for dates, some in found[:most]:
+        options = [] if set(some) >= set(names) else metric_options(some)
+        lines.append(f"{what}: {spans(dates)} of {listed(some)}. Run: {command_line(dates, *options)}")
     if len(found) > len(lines):
         lines.append(f"{what}: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
+    return lines
+
+
+def vanished_lines(vanished: Mapping[str, date]) -> list[str]:
+    """Return a line for each name that no file of the night computes any more, with its newest date."""
+    return [
+        f"{name} has rows to {newest} and no file of the night computes it: put its file back, disable it as "
+        f"_{name}.sql, or delete its rows" for name, newest in sorted(vanished.items())
+    ]  # fmt: skip
+
+
+def older_sql_lines(cells: Sequence[Cell], most: int | None = SHOWN_REPAIRS) -> list[str]:
+    """Return a line per range of dates that older SQL has computed, with the command that computes them again."""
+    grouped: dict[tuple[date, date], list[str]] = {}
+    for name, days in by_name(cells).items():
+        grouped.setdefault((min(days), max(days)), []).append(name)
+    found = sorted(grouped.items())
+    lines = [
+        f"of older SQL: {span(dates)} of {listed(names)}. To compute them again: "
+        + shlex.join(["python", "run_metrics.py", "--initial", *map(str, dates), *metric_options(names)])
+        for dates, names in found[:most]
+    ]
+    if len(found) > len(lines):
+        lines.append(f"of older SQL: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
     return lines

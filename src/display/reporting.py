@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
@@ -13,11 +13,12 @@ from src.dates import spans
 from src.display.log import write_line
 from src.display.repairs import command_line, options_of, repairs
 from src.errors import DateError
-from src.metric_runner import BatchResult, Verdict
+from src.metric_runner import Verdict
+from src.running.compute import BatchResult
 from src.running.plan import RunArguments
 from src.storage.changes import Change
 from src.storage.store import Cell
-from src.wording import count
+from src.wording import count, listed
 
 SHOWN_CHANGES = 5
 
@@ -69,9 +70,13 @@ class Reporter:
         kinds = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("new", "changed", "unchanged") if counts[kind])
         dates = len(result.batch.dates)
         on = f" on {dates:,} dates" if dates > 1 else ""
-        line = f"{result.batch.label}  {count(len(result.batch.names), 'metric')}{on}: {kinds or 'no rows'}"
-        if result.unmarked:
-            line += f"; {count(result.unmarked, 'later row')} to be computed again"
+        metrics, helpers = result.batch.metrics, result.batch.helpers
+        what = count(len(metrics), "metric") if metrics else count(len(helpers), "helper")
+        line = f"{result.batch.label}  {what}{on}: {kinds or 'no rows'}"
+        if result.not_run:
+            line += f"; without {listed(sorted(result.not_run))}"
+        if result.reopened:
+            line += f"; {count(result.reopened, 'later row')} to be computed again"
         if result.open_from:
             line += f"; not final: {result.open_from} has not ended"
         changed = [change for change in result.changes if change.kind == "changed" and change.was_final]
@@ -79,7 +84,7 @@ class Reporter:
         for change in changed[:SHOWN_CHANGES]:
             self.say(f"    {change}", True)
         if len(changed) > SHOWN_CHANGES:
-            self.say(f"    and {len(changed) - SHOWN_CHANGES:,} more; bi_metric_runs.changes has all", True)
+            self.say(f"    and {len(changed) - SHOWN_CHANGES:,} more; bi_metric_changes has all", True)
 
     def dry_run(self, changes: Sequence[Change]) -> None:
         """Print what a dry run found new or changed, one line per metric per date, and the counts."""
@@ -110,24 +115,34 @@ class Reporter:
 class RunSummary:
     """Adds up the results of a run without holding them: a range may be long."""
 
-    def __init__(self, call: RunArguments) -> None:
-        self._call = call
+    def __init__(self, arguments: RunArguments) -> None:
+        self._arguments = arguments
         self.dates: Sequence[date] = ()  # that the run is for: once they are set, there is something to resume
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
+        self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its date
         self.changes: list[Change] = []  # of rows that were final
+        self.redefined: set[str] = set()  # names whose first cell of a new definition this run has stored
         self.first_error: str = ""
         self.partly_stored = False
         self.missing: list[Cell] = []
-        self.not_final: list[Cell] = []
-        self.has_unmarked = False  # the last batch has made rows of other dates due
+        self.reopened: list[Cell] = []
+        self.has_reopened = False  # cells, by this run
+        self.too_old: list[Cell] = []  # reopened cells that nights leave alone
+        self.vanished: Mapping[str, date] = {}
+        self.older_sql: list[Cell] = []
+        self._causes: set[str] = set()
 
     def add(self, result: BatchResult) -> None:
         self._ended += result.batch.dates
+        for error in result.left_out:
+            self.failed_cells += [(error.name, day, str(error)) for day in error.dates[-1:]]
+            self.fail(error)
         if result.error is not None:
             self.failed += result.batch.dates
             self.fail(result.error)
-        self.has_unmarked = bool(result.unmarked)
+        self.redefined |= result.redefined
+        self.has_reopened |= bool(result.reopened)
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
 
     def fail(self, error: Exception) -> None:
@@ -135,23 +150,39 @@ class RunSummary:
         self.first_error = self.first_error or str(error)
         self.partly_stored |= isinstance(error, DateError) and error.partly_stored
 
+    def is_new(self, error: DateError) -> bool:
+        """Tell whether no other date has failed with the same words."""
+        cause = str(error).partition(": ")[2]
+        is_new = cause not in self._causes
+        self._causes.add(cause)
+        return is_new
+
+    @property
+    def has_failed(self) -> bool:
+        return bool(self.failed or self.failed_cells)
+
     @property
     def committed(self) -> list[date]:
         return sorted(set(self._ended) - set(self.failed))
 
     @property
     def resume(self) -> str:
-        """The command that runs what failed or was not tried; empty where there is nothing left."""
-        left = {*self.dates, *self.failed} - set(self.committed)
+        """The command that runs what failed or was not tried; empty if there is nothing left."""
+        left = {*self.dates, *self.failed, *(day for _, day, _ in self.failed_cells)}
+        left -= set(self.committed) - {day for _, day, _ in self.failed_cells}
         if not left:
             return ""
         # What is due, the next night finds by itself.
-        return command_line([] if self._call.is_night else sorted(left), *options_of(self._call))
+        return command_line([] if self._arguments.is_night else sorted(left), *options_of(self._arguments))
 
     def stopped(self) -> str:
         """Return what was committed or failed, and the command that runs the rest."""
-        if self.failed and (self._call.keep_going or self._call.is_night):
-            return f"Failed: {spans(sorted(self.failed))}. Run them again with: {self.resume}"
+        if self.failed_cells and not self.failed:
+            names = sorted({name for name, _, _ in self.failed_cells})
+            days = sorted({day for _, day, _ in self.failed_cells})
+            return f"Failed: {listed(names)} on {spans(days)}. Run them again with: {self.resume}"
+        if self.failed and (self._arguments.keep_going or self._arguments.is_night):
+            return f"Failed: {spans(sorted(set(self.failed)))}. Run them again with: {self.resume}"
         said = [f"Committed {spans(self.committed)}."] if self.committed else []
         if self.partly_stored:
             said.append("The date in progress may be stored all the same.")
@@ -161,14 +192,19 @@ class RunSummary:
         """Return what the run did, for --json and METRICS_ON_END."""
         return {
             "committed": self.committed,
-            "failed": sorted(self.failed),
+            "failed": sorted(set(self.failed)),
+            "failed_cells": [{"metric": name, "metric_date": day, "error": text}
+                             for name, day, text in self.failed_cells],
             "error": self.first_error,
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],
             "missing": _as_ranges(self.missing),
-            "not_final": _as_ranges(self.not_final),
+            "reopened": _as_ranges(self.reopened),
+            "too_old_for_nights": _as_ranges(self.too_old),
+            "vanished": dict(self.vanished),
+            "older_sql": _as_ranges(self.older_sql),
             "resume": self.resume,
-        }
+        }  # fmt: skip
 
 
-def _as_ranges(places: Sequence[Cell]) -> list[dict[str, Any]]:
-    return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in repairs(places)]
+def _as_ranges(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in repairs(cells)]

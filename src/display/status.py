@@ -1,100 +1,129 @@
-"""What is known of each metric, from its files and from the tables: for --status, the probe, and the page."""
+"""What is known of each metric and helper, in words: for --status, the probe, and the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 
 from src.dates import ONE_DAY, spans
-from src.display.repairs import repair_lines
+from src.display.repairs import older_sql_lines, repair_lines
 from src.metric_file.file import MetricFile, Mode
 from src.sql_loader import Catalog
-from src.storage.store import LOOK_BACK_DAYS, MetricStore, Status, by_metric
+from src.storage.overview import CellsOf, Overview
+from src.storage.store import MetricStore
 from src.wording import count, listed
+
+VANISHED_DAYS = 92  # for how long a name that no file computes any more is missed
 
 
 @dataclass(frozen=True)
 class MetricState:
-    """A metric that the nightly run computes, and its rows; or rows that no file writes."""
+    """A metric or helper that the nightly run computes, and its cells; or rows that no file computes."""
 
     name: str
-    file: MetricFile | None
-    stored: Status | None  # None: no row yet
-    missing: Sequence[date]  # dates of any age, to yesterday
-    not_final: Sequence[date]  # dates that have ended, of any age
-    future: Sequence[date]  # dates after today: the clock was wrong once
-    sql_changed: bool  # since the newest row was written
+    file: MetricFile | None  # None: no file of the night computes it
+    cells: CellsOf
+    mended_since: date  # nights leave older cells alone
+    is_vanished: bool = False
     file_errors: Sequence[str] = field(default=())
 
+    @property
+    def due(self) -> list[date]:
+        """The dates that a night must compute."""
+        return sorted(day for day in (*self.cells.missing, *self.cells.reopened) if day >= self.mended_since)
+
+    @property
+    def frozen(self) -> list[date]:
+        """The dates that would be due if they were not too old for nights."""
+        return sorted(day for day in (*self.cells.missing, *self.cells.reopened) if day < self.mended_since)
+
     def problems(self, today: date, max_age: int | None) -> list[str]:
-        """Return what a probe must report, in words; the age counts only where `max_age` is given."""
+        """Return what a probe must report, in words; the age counts only if `max_age` is given."""
         found = [f"file error: {error}" for error in self.file_errors]
+        cells = self.cells
+        if self.is_vanished:
+            found.append(f"no file of the night computes it, and it has rows to {cells.newest}")
         if self.file is None:
             return found
-        newest = self.stored.newest_final if self.stored else None
-        if max_age is not None and (newest is None or (today - newest).days > max_age):
-            old = f"newest final row {newest}, more than {count(max_age, 'day')} old"
-            none = f"no final row in {LOOK_BACK_DAYS} days" if self.stored else "no final row"
-            found.append(old if newest else none)
-        if self.missing:
-            found.append(f"missing: {_some(self.missing)}")
-        if self.not_final:
-            found.append(f"not final: {_some(self.not_final)}")
-        if self.stored and self.stored.last_status == "failed":
-            found.append("last run failed")
+        if max_age is not None and (cells.newest_final is None or (today - cells.newest_final).days > max_age):
+            old = f"newest final row {cells.newest_final}, more than {count(max_age, 'day')} old"
+            found.append(old if cells.newest_final else "no final row")
+        for what, days in (("missing", cells.missing), ("to be computed again", cells.reopened)):
+            if recent := [day for day in days if day >= self.mended_since]:
+                found.append(f"{what}: {_some(recent)}")
+        if cells.failure:
+            found.append(f"the last try of {cells.failure.metric_date} failed: {cells.failure.error}")
         return found
 
     def remarks(self, today: date, max_age: int | None) -> list[str]:
         """Return the problems, and what is worth knowing besides."""
         found = self.problems(today, max_age)
-        if self.file is None:
-            found.append("no file writes it")
-        elif self.stored is None and "no final row" not in found:
+        if self.file is None and not self.is_vanished:
+            found.append("no file of the night computes it")
+        elif self.cells.first is None and "no final row" not in found:
             found.append("no row yet")
-        if self.future:
-            found.append(f"rows of future dates: {_some(self.future)}")
-        return found + (["SQL changed since"] if self.sql_changed else [])
+        if self.cells.waiting:
+            found.append(f"waiting for what is due: {_some(self.cells.waiting)}")
+        if self.frozen:
+            found.append(f"too old for nights: {_some(self.frozen)}")
+        if self.cells.older_sql:
+            found.append(f"of older SQL: {_some(self.cells.older_sql)}")
+        if self.cells.future:
+            found.append(f"rows of future dates: {_some(self.cells.future)}")
+        return found
 
 
-def states(store: MetricStore, catalog: Catalog, today: date, errors: Mapping[str, Sequence[str]]) -> list[MetricState]:
-    """Return the state of each metric in run order, then of those without a file; `errors` are by path of a file."""
-    files = {file.name: file for file in catalog.in_mode(Mode.INCREMENTAL) if not file.is_helper}
-    names = [*files, *sorted(store.names() - files.keys())]
-    stored = store.status(names, today)
-    missing = by_metric(store.missing(files, today))
-    not_final = by_metric(store.not_final(files, today))
-    future = by_metric(store.future_dates(today))
-    # A helper with an error stops the night of every metric.
-    helpers = [error for file in catalog.files if file.is_helper for error in errors.get(file.path, ())]
-    found = []
-    for name in names:
-        wrote = stored[name].fingerprint if name in stored else None
-        sql_changed = name in files and wrote is not None and wrote not in catalog.fingerprints(name)
-        own_files = (file for file in catalog.files_of(name) if not file.is_helper)
-        file_errors = helpers + [error for file in own_files for error in errors.get(file.path, ())]
-        found.append(MetricState(name, files.get(name), stored.get(name), missing[name], not_final[name], future[name],
-                                 sql_changed, file_errors))  # fmt: skip
-    return found
+def states(
+    overview: Overview, catalog: Catalog, today: date, mended_since: date, errors: Mapping[str, Sequence[str]]
+) -> list[MetricState]:
+    """Return the state of each name in run order, then of those without a file; `errors` are by path of a file."""
+    files = {file.name: file for file in catalog.in_mode(Mode.INCREMENTAL) if file.name in catalog.nightly}
+    found = overview.cells({name: catalog.definition(name) for name in files})
+    disabled = {file.name for file in catalog.files if file.disabled}
+    states = []
+    for name in [*files, *(name for name in found if name not in files)]:
+        cells = found.get(name) or CellsOf(name, bool(catalog.nightly.get(name)))
+        is_vanished = name not in files and name not in disabled and _is_recent(cells.newest, today)
+        paths = [file.path for each in (name, *catalog.work_tables_of(name)) for file in catalog.files_of(each)]
+        file_errors = [error for path in paths for error in errors.get(path, ())]
+        states.append(MetricState(name, files.get(name), cells, mended_since, is_vanished, file_errors))
+    return states
+
+
+def vanished(store: MetricStore, catalog: Catalog, today: date) -> dict[str, date]:
+    """Return the newest date of each name with recent cells that no file of the night computes, unless disabled."""
+    newest = {name: last for name, (_, last) in store.spans().items()}
+    newest |= store.newest_helper_dates(today - timedelta(days=VANISHED_DAYS))
+    known = catalog.nightly.keys() | {file.name for file in catalog.files if file.disabled}
+    return {name: day for name, day in newest.items() if name not in known and _is_recent(day, today)}
+
+
+def _is_recent(day: date | None, today: date) -> bool:
+    return day is not None and day >= today - timedelta(days=VANISHED_DAYS)
 
 
 def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricState], most: int | None) -> list[str]:
-    """Return a line for each range of dates on which some metrics must run again, with its command."""
+    """Return a line for each range of dates on which some names must run again, with its command."""
     names = [state.name for state in all_of_them if state.file]
-    missing = [(state.name, day) for state in some for day in state.missing]
-    not_final = [(state.name, day) for state in some for day in state.not_final]
-    return repair_lines("missing", missing, names, most) + repair_lines("not final", not_final, names, most)
+    lines = []
+    for what, cells in (
+        ("missing", [(s.name, day) for s in some if s.file for day in s.cells.missing]),
+        ("to be computed again", [(s.name, day) for s in some if s.file for day in s.cells.reopened]),
+    ):
+        lines += repair_lines(what, cells, names, most)
+    return lines + older_sql_lines([(s.name, day) for s in some if s.file for day in s.cells.older_sql], most)
 
 
 def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
     """Return the state of all metrics in one line, and whether all is well."""
-    wanted = [state for state in found if state.file]
+    wanted = [state for state in found if state.file or state.is_vanished]
     bad = [state.name for state in wanted if state.problems(today, None)]
-    newest = {state.name: state.stored.newest_final for state in wanted if state.stored and state.stored.newest_final}
+    newest = {state.name: state.cells.newest_final for state in wanted if state.cells.newest_final}
     if bad:
         return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}", False
     if not newest:
-        return f"No metric has a final row of the last {LOOK_BACK_DAYS} days", False
+        return "No metric has a final row", False
     oldest, total = min(newest.values()), count(len(wanted), "metric")
     if oldest < today - ONE_DAY:
         return f"The newest final rows are of {oldest}: did the nightly run fail?", False

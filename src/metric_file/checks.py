@@ -13,9 +13,9 @@ from typing import Literal
 
 from config.database import DATE_PARAMETERS
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
-from src.metric_file.header import HeaderLine
-from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Token, outermost, place, unquoted
-from src.sql_loader import Catalog
+from src.metric_file.header import HeaderLine, nearest_key
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, outermost, place, unquoted
+from src.sql_loader import EVERY_METRIC, Catalog
 from src.wording import printable
 
 Severity = Literal["error", "warning"]
@@ -38,6 +38,9 @@ _PHRASES = ("INTO OUTFILE", "INTO DUMPFILE", "FOR UPDATE", "FOR SHARE", "LOCK IN
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
 _CLOCKS = _CALLED_CLOCKS | {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP",
                             "UTC_DATE", "UTC_TIME", "UTC_TIMESTAMP"}  # fmt: skip
+_CHOOSING = frozenset({"LEAST", "GREATEST", "COALESCE", "IFNULL", "NULLIF", "IF", "VALUES", "VALUE"})
+_CHOICES = frozenset({"", ",", "(", ")", "=", "<=>", "<>", "!=", "<", ">", "<=", ">=", "IS", "AND", "OR",
+                      "WHEN", "THEN", "ELSE", "END"})  # fmt: skip
 _ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
 
@@ -92,11 +95,11 @@ def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
             cure = f"no run looks into this folder; move it to {root}/, {root}/incremental/ or {root}/initial/"
             message = cure if path.exists() else "a link to nothing; repair it, or remove it"
             found.append((f"{root}/{path.relative_to(folder)}", message))
+    there = {mode: {each.name for each in catalog.in_mode(mode)} for mode in Mode}
     for file in catalog.files:
         other = Mode.INCREMENTAL if file.mode is Mode.INITIAL else Mode.INITIAL
-        there = {each.name for each in catalog.in_mode(other)}
         allowed = file.disabled or file.is_helper or "misplaced" in file.script.header_list("allow")
-        if file.mode and file.name not in there and not allowed:
+        if file.mode and file.name not in there[other] and not allowed:
             cost = "never runs at night" if other is Mode.INCREMENTAL else "does not run in --initial"
             cure = f"add it to {root}/{other.value}/ as well, or move it to {root}/ for both"
             found.append((file.path, f"the metric {cost}; {cure}"))
@@ -162,11 +165,15 @@ class _Rules:
 
     def missing_metric_date(self) -> _Found:
         """A metric that does not depend on its date gets the same value for every date."""
-        # A date that is misspelled or in quotes is reported as that, once.
-        tokens = (token for statement in self.file.statements for token in statement.code if "%(" in token.text)
-        names = {name for token in tokens for name in _PARAMETER.findall(token.text)}
-        if not self.file.is_helper and not any(_nearest(n, self.parameters) in DATE_PARAMETERS for n in names):
+        if not self.file.is_helper and not self._names_a_date():
             yield _row_maker(self.file), "every date would get the same value; use %(metric_date)s"
+
+    def helper_without_date(self) -> _Found:
+        """A helper that names no date fills its table with the same rows whatever date it runs for."""
+        file = self.file
+        if file.is_helper and file.statements and not file.is_work_table and not self._names_a_date():
+            cure = "use %(metric_date)s, or empty the table first if it holds the rows of one date alone"
+            yield _row_maker(file), f"this helper names no date, so a past date gets today's rows; {cure}"
 
     def own_name(self) -> _Found:
         """A row is found by the metric's name: an INSERT must write its file's own, and the column must hold it."""
@@ -178,22 +185,51 @@ class _Rules:
             yield _row_maker(self.file), message
 
     def not_idempotent(self) -> _Found:
-        """A date that is run again must replace its row: a plain INSERT fails there, INSERT IGNORE keeps the old."""
-        for statement in (s for s in self.file.statements if s.writes_metrics):
-            words, at = statement.words, statement.verb_at
-            if "IGNORE" in words[at : at + 3]:
+        """A date that is run again must replace its rows: INSERT fails or doubles them, INSERT IGNORE keeps the old."""
+        emptied: list[Table] = []
+        reads = self.file.reads
+        is_set_based_on_metrics = self.file.is_set_based and (reads.metrics or reads.unclear)
+        for statement in self.file.lasting_writes():
+            words, at, target = statement.words, statement.verb_at, statement.target
+            update = _phrase(words, "ON DUPLICATE KEY UPDATE")
+            if statement.verb == "DELETE" and target:
+                emptied.append(target)
+            elif statement.verb != "INSERT" or target is None or any(map(target.is_same, emptied)):
+                continue
+            elif statement.writes_metrics and "IGNORE" in words[at : at + 3]:
                 message = "INSERT IGNORE keeps the old row; write INSERT ... ON DUPLICATE KEY UPDATE"
                 yield statement.code[words.index("IGNORE", at)], message
-            elif (update := _phrase(words, "ON DUPLICATE KEY UPDATE")) is None:
+            elif update is None and statement.writes_metrics:
                 yield statement.code[at], "a date that is run again would fail; add ON DUPLICATE KEY UPDATE"
-            elif self.file.is_set_based and self.file.selects_metrics and "VALUES" not in words[update:]:
+            elif update is None:
+                cure = f"DELETE its rows from {_cut(target.name)} first, or add ON DUPLICATE KEY UPDATE"
+                yield statement.code[at], f"a date that is run again would not replace its rows; {cure}"
+            elif added := _added_to_itself(statement, update + 4):
+                message = f"{_cut(added.text)} is added to what is there, once more whenever a date is run again"
+                yield added, f"{message}; write {_cut(added.text)} = VALUES({_cut(added.text)})"
+            elif statement.writes_metrics and is_set_based_on_metrics and "VALUES" not in words[update:]:
                 message = "MariaDB may store another date's value here; write value_list = VALUES(value_list)"
                 yield statement.code[update], message
 
+    def metric_became_helper(self) -> _Found:
+        """A metric whose file writes no row of it any more would end without a word."""
+        file, name = self.file, _cut(self.file.name)
+        other = next((each for each in self.catalog.files_of(file.name) if not each.is_helper), None)
+        if not file.is_helper or not file.statements:
+            return
+        if other:
+            yield 0, f"{file.path} is a helper and {other.path} a metric, both named {name}; rename one of them"
+        elif file.name in (self.catalog.stored or ()):
+            written = next((s for s in file.lasting_writes() if s.target), None)
+            why = f"it writes {_cut(written.target.name)}" if written and written.target else "no SELECT ends it"
+            cure = "move that to a file of its own, or rename this file"
+            at = written.code[0] if written else _row_maker(file)
+            yield at, f"the metric {name} has rows, and this file no longer writes it: {why}; {cure}"
+
     def duplicate_metric(self) -> _Found:
         """Two files of one name that run in the same mode overwrite each other's rows."""
-        for other in self._together():
-            if other.path != self.file.path and other.name.casefold() == self.file.name.casefold():
+        for other in self.catalog.same_name(self.file):
+            if other.mode == self.file.mode or None in (other.mode, self.file.mode):
                 cure = "rename one of them, or start its name with _ to disable it"
                 yield 0, f"{self.file.path} and {other.path} both define {_cut(other.name)}; {cure}"
                 return
@@ -201,26 +237,74 @@ class _Rules:
     def no_initial_file(self) -> _Found:
         """A number that is built on itself must also be computable from the source: else it cannot start or heal."""
         file, root = self.file, self.file.path.partition("/")[0]
+        own = (self.catalog.helpers_read(file) if file.is_helper else self._metrics_named()).get(file.name)
+        files = self.catalog.files_of(file.name)
+        can_start = any(each.mode is Mode.INITIAL and each.is_helper == file.is_helper for each in files)
+        is_fine = file.disabled or file.name in self.catalog.work_tables
+        if own is None or is_fine or (can_start and file.mode is Mode.INCREMENTAL):
+            return
+        if file.is_helper and any(statement.is_query and own in statement.code for statement in file.statements):
+            return  # it looks at its table and builds nothing
+        what = "helper" if file.is_helper else "metric"
         cure = f"add {root}/initial/{_cut(file.name)}.sql that computes it from the source"
         if file.mode is Mode.INITIAL:
             cure = "an initial file computes it from the source alone"
         elif file.mode is None:
             cure = f"move it to {root}/incremental/ and {cure}"
-        can_start = file.mode is Mode.INCREMENTAL and file.name in self.catalog.initial_files
-        if file.name in file.compares_with and not (file.disabled or file.is_helper or can_start):
-            yield self._literal(file.name) or 0, f"the metric is built on its own earlier rows; {cure}"
+        yield own, f"the {what} is built on its own earlier rows; {cure}"
+
+    def reads_unclear(self) -> _Found:
+        """A row is final as long as what it read has not changed, so the run must know what a file reads."""
+        for token, why in self.catalog.unclear(self.file):
+            cure = "say metrics = 'name' for each table of metrics, or declare the names in the header: -- Reads: a, b"
+            yield token, f"it is unclear which metrics this reads: {why}; {cure}"
+
+    def reads_no_metric(self) -> _Found:
+        """A name with neither a file nor a row is misspelled; one with rows but no file is never computed again."""
+        catalog, stored = self.catalog, self.catalog.stored
+        for name, where in self._metrics_named().items() if stored is not None else ():
+            if name in (stored or ()) and name not in catalog.by_name:
+                yield where, f"reads the metric {_cut(name)}, which has rows but no file: no run computes it any more"
+            elif name not in catalog.known and name != EVERY_METRIC:
+                near = _nearest(name, catalog.known)
+                cure = f"did you mean {_cut(near)}?" if near else "correct its name"
+                yield where, f"reads the metric {_cut(name)}, which has neither a file nor a row; {cure}", True
 
     def reads_later_metric(self) -> _Found:
-        """A metric that runs before one it reads finds that one's row of the date missing, or of an earlier run."""
-        read, together = self.catalog.reads_of(self.file) - {self.file.name}, self._together()
-        at = next((i for i, other in enumerate(together) if other.path == self.file.path), 0)
-        later = [other for other in together[at + 1 :] if other.name in read and not other.is_helper]
-        if later:
-            more = len({other.name for other in later}) - 1
-            cure = "give that file a smaller number, or allow this rule where earlier dates are meant"
-            name = _cut(later[0].name) + (f" (and {more} more)" if more else "")
-            message = f"reads {name}, which {later[0].path} computes later; {cure}"
-            yield self._literal(later[0].name) or 0, message
+        """A file that runs before what it reads finds that one's rows of the date missing, or of an earlier run."""
+        file, catalog = self.file, self.catalog
+        read = {**self._metrics_named(), **catalog.helpers_read(file)}
+        if EVERY_METRIC in read:
+            read = {**dict.fromkeys(catalog.every_metric, read[EVERY_METRIC]), **read}
+        modes = [mode for mode in Mode if file.mode in (None, mode) and not file.disabled]
+        if catalog.initial_files.get(file.name) is file:  # at night it may run at the place of the incremental file
+            modes.append(Mode.INCREMENTAL)
+        for mode in modes:
+            files, position = catalog.in_mode(mode), catalog.positions[mode]
+            own = position[file.name]
+            later = sorted((position[name], name) for name in read.keys() & position.keys() if position[name] > own)
+            if later:
+                at, name = later[0]
+                more = f" (and {len(later) - 1} more)" if later[1:] else ""
+                path = files[own].path
+                when = "" if path == file.path else f" at night, when this runs in place of {path}"
+                cure = "give that file a smaller number, or allow this rule where earlier dates are meant"
+                yield read[name], f"reads {_cut(name)}{more}, which {files[at].path} computes later{when}; {cure}"
+                return
+
+    def work_table(self) -> _Found:
+        """A table that a helper empties holds the rows of one date, so what reads it runs right after the helper."""
+        catalog = self.catalog
+        for table, token in catalog.tables_read(self.file):
+            for name in catalog.writers_of(table):
+                nightly = [each for each in catalog.files_of(name) if each.mode is not Mode.INITIAL]
+                is_emptied = any(table.is_same(other) for each in nightly for other in each.emptied_tables)
+                if name in catalog.work_tables and self.file.is_set_based:
+                    cure = "make this file per date, or give the helper dates"
+                    yield token, f"{_cut(name)} empties this table for each date, a set-based file runs once; {cure}"
+                elif name in catalog.cells - {self.file.name} and is_emptied:
+                    cure = "fill this table in a helper of its own"
+                    yield token, f"{_cut(name)} empties this table and writes others too, so it need not run; {cure}"
 
     def bad_check(self) -> _Found:
         """A `-- Check:` line is one query, and each row that it returns is a fault."""
@@ -273,7 +357,7 @@ class _Rules:
         """The rows of a SELECT are stored only where the file itself writes no table."""
         written, last = next(self.file.lasting_writes(), None), self.file.statements[-1:]
         if written and written.target and last[0].is_query:
-            why = f"nobody reads these rows, because the file writes {_cut(written.target[1])}"
+            why = f"nobody reads these rows, because the file writes {_cut(written.target.name)}"
             yield last[0].code[0], f"{why}; remove the SELECT, or make it a metric file of its own"
         queries = [s for s in self.file.statements if s.is_query]
         if queries and not written and not last[0].is_query:
@@ -294,7 +378,9 @@ class _Rules:
                 yield token, "a header line below the first statement, where nobody reads it; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
-            if key == "metric" and value != file.name:
+            if near := nearest_key(key):
+                yield line, f"the key {_cut(key)} is none of ours; did you mean {near.title()}?", True
+            elif key == "metric" and value != file.name:
                 is_other = value in self.catalog.names
                 what = "another metric has this name: a copy?" if is_other else "the file has another name;"
                 yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
@@ -303,16 +389,20 @@ class _Rules:
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
-                if key == "reads" and name not in self.catalog.names:
-                    yield line, f"no file defines the metric {_cut(name)}; correct its name"
-                elif key == "allow" and name != "reads-later-metric" and RULES.get(name, "error") == "error":
+                if key == "allow" and name != "reads-later-metric" and RULES.get(name, "error") == "error":
                     yield line, f"{_cut(name)} is not a rule that can be allowed; correct or remove it"
 
-    def _together(self) -> list[MetricFile]:
-        """Return the files that run in a mode of this one's, itself included, in run order; none if it is disabled."""
-        mode = self.file.mode
-        files = () if self.file.disabled else self.catalog.files
-        return [other for other in files if not other.disabled and (other.mode == mode or None in (other.mode, mode))]
+    def _metrics_named(self) -> dict[str, HeaderLine | Token]:
+        """Return the metrics that the file says it reads, with the place: those of its header, else of its text."""
+        lines = [line for line in self.file.script.header if line.key == "reads"]
+        declared = {name.strip(): line for line in reversed(lines) for name in line.value.split(",") if name.strip()}
+        return {**(declared or self.file.reads.metrics)}
+
+    def _names_a_date(self) -> bool:
+        """Tell whether the code names a parameter of the date; one that is misspelled or in quotes counts."""
+        tokens = (token for statement in self.file.statements for token in statement.code if "%(" in token.text)
+        names = {name for token in tokens for name in _PARAMETER.findall(token.text)}
+        return any(_nearest(name, self.parameters) in DATE_PARAMETERS for name in names)
 
     def _literal(self, text: str) -> Token | None:
         """Return the first string literal of this text in the file."""
@@ -343,7 +433,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
     for i in (0, *(i for i in outermost(words) if words[i] == ",")) if verb == "SET" else ():
         if not re.match("@[^@]", words[i + 1]):
             yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
-    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_runs"):
+    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_state", "bi_metric_changes"):
         yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
     for i in outermost(words) if verb in WRITERS else ():
         if words[i] == "RETURNING":
@@ -391,6 +481,31 @@ def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
     return next(found, None)
 
 
+def _added_to_itself(statement: Statement, start: int) -> Token | None:
+    """Return the first column of the list behind UPDATE that is computed from itself, as in n = n + VALUES(n).
+
+    One that is only compared or chosen, as in n = LEAST(n, VALUES(n)), comes out the same again.
+    """
+    code, words, around = statement.code, statement.words, list[str]()
+    column: Token | None = None
+    for i in range(start, len(code)):
+        if words[i] == "(":
+            around.append(words[i + 1] if words[i + 1] == "SELECT" else words[i - 1])
+        elif words[i] == ")" and around:
+            around.pop()
+        elif words[i] == "," and not around:
+            column = None
+        elif words[i] == "=" and not around and column is None:
+            column = code[i - 1]
+        elif column and code[i].name == column.name and words[i + 1] != "." and "SELECT" not in around:
+            qualified = words[i - 1] == "."
+            is_own = not qualified or (statement.target and code[i - 2].name == statement.target.name.lower())
+            beside = {words[i - 3 if qualified else i - 1], words[i + 1]}
+            if is_own and not (beside <= _CHOICES and (not around or around[-1] in _CHOOSING)):
+                return column
+    return None
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text, parse_constant=int)  # which refuses NaN
@@ -409,5 +524,6 @@ _FOR_FILES = tuple(
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
 _ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # server_checks.py, placement_problems()
-_WARNINGS = {"reads-the-clock", "unread-rows", "header", "full-scan", "misplaced"}
+_WARNINGS = {"helper-without-date", "reads-no-metric", "reads-the-clock", "unread-rows", "header", "full-scan",
+             "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from hashlib import sha256
 
 from src.metric_file.header import HeaderLine, header_lines
-from src.metric_file.reads import compared_literals, mentions
-from src.metric_file.text import SPACE, Statement, Token, place, read
+from src.metric_file.reads import Reads, reads_of
+from src.metric_file.text import SPACE, Statement, Table, Token, place, read
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,8 @@ class Script:
 
     @cached_property
     def parameters(self) -> frozenset[str]:
-        """The names of all %(name)s in code and in checks, known or not."""
-        statements = (*self.statements, *(check.statement for check in self.checks))
-        return frozenset(token.text[2:-2] for s in statements for token in s.tokens if token.kind == "parameter")
-
-    def fingerprint(self, values: Mapping[str, str]) -> str:
-        """Return 16 hex digits of the code and of those `values` it uses; comments and whitespace do not count."""
-        code = ["\0".join(token.text for token in s.tokens if token.kind not in SPACE) for s in self.statements]
-        code += [f"{name}={values[name]}" for name in sorted(self.parameters & values.keys())]
-        text = "\0;\0".join(code).replace("\r\n", "\n")
-        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """The names of all %(name)s in the code, known or not; checks are no part of it."""
+        return frozenset(t.text[2:-2] for s in self.statements for t in s.tokens if t.kind == "parameter")
 
 
 class Mode(Enum):
@@ -74,7 +65,6 @@ class MetricFile:
     prefix: int | None
     disabled: bool
     script: Script
-    fingerprint: str = ""  # of the SQL and of the settings' parameters it uses
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -124,20 +114,38 @@ class MetricFile:
     def lasting_writes(self) -> Iterator[Statement]:
         """Yield the statements that write a table which the file has not created itself as a temporary one."""
         for statement in self.statements:
-            if statement.target and statement.target[1].lower() not in self.temporary_tables:
+            if statement.target and statement.target.name.lower() not in self.temporary_tables:
                 yield statement
 
     @cached_property
-    def selects_metrics(self) -> bool:
-        """Whether the SQL names bi_metrics, or a view of it, other than as the table it writes or in table.column."""
-        return any(map(mentions, self.statements))
+    def emptied_tables(self) -> list[Table]:
+        """The lasting tables that the file empties, by a DELETE that chooses no rows, and then fills."""
+        emptied: list[Table] = []
+        filled = []
+        for statement in self.lasting_writes():
+            target = statement.target
+            if target and statement.empties_its_table:
+                emptied.append(target)
+            elif target and statement.verb in ("INSERT", "REPLACE"):
+                filled += [table for table in emptied if table.is_same(target)]
+        return filled
 
     @cached_property
-    def compares_with(self) -> frozenset[str]:
-        """The string literals that stand beside = or within IN (...) in a file that selects from bi_metrics."""
-        if not self.selects_metrics:
-            return frozenset()
-        return frozenset(text for statement in self.statements for text in compared_literals(statement))
+    def is_work_table(self) -> bool:
+        """Whether the file is a helper whose tables hold the rows of its last execution alone."""
+        written = [statement.target for statement in self.lasting_writes() if statement.target]
+        emptied = self.emptied_tables
+        return self.is_helper and bool(emptied) and all(any(map(table.is_same, emptied)) for table in written)
+
+    @cached_property
+    def reads(self) -> Reads:
+        """What the text reads; own temporary tables and the header's `-- Reads:` are not looked at."""
+        return reads_of(self.statements)
+
+    @property
+    def declared_reads(self) -> frozenset[str]:
+        """The names of `-- Reads:`, which take the place of those in the text; `*` is every metric."""
+        return self.script.header_list("reads")
 
 
 def parse(text: str) -> Script:

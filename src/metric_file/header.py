@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
-_HEADER_LINE = re.compile(r"(?i)--[ \t]+(Metric|Description|Data Type|Empty|Check|Reads|Allow)[ \t]*:[ \t\r]*")
+KEYS = ("metric", "description", "data type", "empty", "check", "reads", "allow")
+_HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class HeaderLine:
 
 
 def header_lines(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
-    """Yield the header lines: the comments above the first code token that start with a known key."""
+    """Yield the comments above the first code token that look like `-- Key: value`, whatever the key is."""
     for token in tokens:
         if token.kind not in SPACE:
             return
@@ -36,3 +38,9 @@ def header_lines(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
         if match:
             value = token.text[match.end() :].rstrip(" \t\r")
             yield HeaderLine(match[1].lower(), value, *place(text, token.offset + match.end()))
+
+
+def nearest_key(key: str) -> str:
+    """Return the key of ours that a key is a slip of, such as `read` of `reads`; "" for ours and for ordinary words."""
+    near = get_close_matches(key, KEYS, 1, 0.85) or [each for each in KEYS if sorted(each) == sorted(key)]
+    return near[0] if near and key not in KEYS else ""

@@ -1,60 +1,272 @@
-"""What a file reads of bi_metrics, by its text."""
+"""What a file reads: the metrics that its text names, and the tables and functions that it uses.
+
+Of the ways to choose a metric's rows only a few are taken, those that a reader sees at once. All others are unclear.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from src.metric_file.text import METRICS_TABLE, Statement, Token, unquoted
+from src.metric_file.text import BEFORE_TABLE, METRICS_TABLE, Statement, Table, Token, read, table_at, unquoted
 
-_NO_FUNCTIONS = {"WHERE", "AND", "OR", "XOR", "ON", "USING", "HAVING", "WHEN", "IN", "BY", "SELECT", "VALUES"}
-_OTHER_COMPARISONS = frozenset({"LIKE", "REGEXP", "RLIKE", "NOT", "BETWEEN", "<>", "!=", "<", ">", "<=", ">="})
 METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items"})
+_REFUSED = ("UPDATE", "DELETE", "REPLACE")  # the rule forbidden-statement refuses them with bi_metrics
+
+_SET_OPERATORS = {"UNION", "EXCEPT", "INTERSECT"}
+_AFTER_SET_OPERATOR = {"SELECT", "ALL", "DISTINCT", "(", "VALUES", "TABLE", "WITH"}
+_JOINS = {"JOIN", "STRAIGHT_JOIN"}
+_JOIN_KINDS = {"INNER", "CROSS", "LEFT", "RIGHT", "OUTER", "NATURAL", "FULL"}
+_KEEPS_ALL_ROWS = {"RIGHT", "NATURAL", "FULL"}  # joins whose ON does not choose the rows of the table behind JOIN
+_ENDS = {"WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "INTO", "WINDOW", "QUALIFY", "FOR", "LOCK", "FETCH", "OFFSET",
+         "PROCEDURE", "RETURNING"}  # fmt: skip
+_CONDITION_ENDS = _ENDS | _JOINS | {"ON", "USING", ","}
+_NO_ALIAS = _CONDITION_ENDS | _JOIN_KINDS | {"USE", "FORCE", "IGNORE", "PARTITION", ""}
+_AND = ("AND", "&&")
+_OR = {"OR", "XOR", "||"}
+_UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
+
+_TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
+_NO_TABLES_FOLLOW = {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
+_BEFORE_TABLES = BEFORE_TABLE | {"LATERAL", "OJ"}
 
 
-def compared_literals(statement: Statement) -> Iterator[str]:
-    words, inside_in = statement.words, 0
+class Unclear(NamedTuple):
+    """A place where the text does not say plainly which metrics are read, and why."""
+
+    token: Token
+    why: str
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What some statements read: each name with the token that shows it first."""
+
+    metrics: dict[str, Token] = field(default_factory=dict)
+    unclear: list[Unclear] = field(default_factory=list)
+    tables: dict[Table, Token] = field(default_factory=dict)  # names in lower case; those that are written are not here
+    functions: dict[str, Token] = field(default_factory=dict)  # in lower case, the server's own among them
+
+
+def reads_of(statements: Iterable[Statement]) -> Reads:
+    """Return what statements read. Never raises, whatever the text is."""
+    found = Reads()
+    for statement in statements:
+        code, words = statement.code, statement.words
+        in_table_place = set(tables(code, words))
+        for i, token in enumerate(code):
+            if i in in_table_place and i != statement.target_at:
+                table = table_at(code, i)
+                if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
+                    found.tables.setdefault(Table(table.schema.lower(), table.name.lower()), token)
+            if words[i + 1] == "(" and token.name:
+                found.functions.setdefault(token.name, token)
+        mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
+        if mentions:
+            query = _Query(statement, in_table_place, mentions)
+            for i in mentions:
+                names, unclear = query.names_at(i)
+                for name, token in names.items():
+                    found.metrics.setdefault(name, token)
+                found.unclear.extend(unclear)
+    return found
+
+
+class Behind(NamedTuple):
+    """What a view or a stored function reads, itself or through others."""
+
+    hides: str  # why it hides which metrics are read, or ""
+    tables: set[Table]  # names in lower case
+
+
+def named_in(definition: str) -> tuple[set[Table], set[str]]:
+    """Return the tables and the functions that the definition of a view or a stored function names, in lower case."""
+    statement = Statement(tuple(read(definition)), 1, 1, 1)
+    code, words = statement.code, statement.words
+    found = (table_at(code, i) for i in tables(code, words))
+    called = {token.name for i, token in enumerate(code) if token.name and words[i + 1] == "("}
+    return {Table(table.schema.lower(), table.name.lower()) for table in found}, called
+
+
+def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
+    """Return what views and stored functions read, by name in lower case; a definition is "" if it is unreadable."""
+    named = {name: named_in(text) for name, text in definitions.items() if name not in METRICS_VIEWS}
+    inner = {name: named.keys() & ({t.name for t in found} | called) for name, (found, called) in named.items()}
+    reasons = {}
+    for name in named:
+        if not definitions[name].strip():
+            reasons[name] = f"this account may not read the definition of {name}"
+        elif not METRICS_VIEWS.isdisjoint(unquoted(token).lower() for token in read(definitions[name])):
+            reasons[name] = f"{name} reads {METRICS_TABLE}"
+    behind = {}
+    for name in named:
+        reached = [name, *sorted(closure([name], inner))]
+        hides = next((reasons[each] for each in reached if each in reasons), "")
+        behind[name] = Behind(hides, {table for each in reached for table in named[each][0]})
+    return behind
+
+
+def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[str]:
+    """Return what is reached from some names; one of them only if a way leads back to it."""
+    found: set[str] = set()
+    new = set(start)
+    while new:
+        new = set().union(*(graph.get(name, ()) for name in new)) - found
+        found |= new
+    return found
+
+
+def _mentions(statement: Statement) -> Iterator[int]:
+    """Yield where a statement names bi_metrics or a view of it: not as the target of its INSERT or in table.column."""
     for i, token in enumerate(statement.code):
-        if words[i] == "(" and (inside_in or (words[i - 1] == "IN" and words[i - 2] != "NOT")):
-            inside_in += 1
-        elif words[i] == ")" and inside_in:
-            inside_in -= 1
-        elif token.kind == "string" and (inside_in or not {"=", "<=>"}.isdisjoint((words[i - 1], words[i + 1]))):
-            yield unquoted(token)
+        is_target = i == statement.target_at and statement.writes_metrics
+        if token.name in METRICS_VIEWS and statement.words[i + 1] != "." and not is_target:
+            yield i
 
 
-def mentions(statement: Statement) -> int:
-    """Return how often a statement names bi_metrics or a view to read from it: not as its target or in table.column."""
-    words, target = statement.words, statement.target
-    found = sum(token.name in METRICS_VIEWS and words[i + 1] != "." for i, token in enumerate(statement.code))
-    return found - (target is not None and target[1].lower() == METRICS_TABLE)
+def tables(code: Sequence[Token], words: Sequence[str]) -> Iterator[int]:
+    """Yield the index of each name that stands where a table stands: behind FROM, JOIN, UPDATE, TABLE or their comma.
 
-
-def compares_otherwise(statement: Statement) -> bool:
-    """Tell whether rows are chosen by more than `metrics = 'name'`, IN ('name', ...), or a join of this column."""
-    words, nothing = statement.words, [Token("", "", 0)] * 3
-    bare = [token for i, token in enumerate(statement.code) if "." not in (token.text, words[i + 1])]  # of m.metrics
-    code = [*nothing, *bare, *nothing]
+    It yields too much rather than too little: the column of EXTRACT(DAY FROM day), the name that a WITH gives.
+    """
+    around: list[bool] = []
+    listed = expected = False  # does a table follow a comma; does one follow here
     for i, token in enumerate(code):
-        if token.name != "metrics":
-            continue
-        left, before, after, right = code[i - 2], code[i - 1].text.upper(), code[i + 1].text.upper(), code[i + 2]
-        is_name = right.kind in ("string", "variable") or right.name in ("metrics", "values")
-        if (after in ("=", "<=>") and not is_name) or not _OTHER_COMPARISONS.isdisjoint((before, after)):
-            return True
-        if after == "IN" and not _are_names(code[i + 3 :]):
-            return True
-        if before in ("=", "<=>") and left.kind != "string" and left.name != "metrics":
-            return True
-        if before == "(" and left.name not in ("", METRICS_TABLE) and left.text.upper() not in _NO_FUNCTIONS:
-            return True  # a function of the name; what follows bi_metrics are the columns of an INSERT
-    # Where the table is named more often than the column, some of it is read whole.
-    select = next((i for i, token in enumerate(code) if token.name == "select"), 0)  # behind an INSERT's columns
-    uses = sum(code[i].name == "metrics" and code[i - 1].text.upper() != "AS" for i in range(select, len(code)))
-    return uses < mentions(statement)
+        word = words[i] if words[i - 1] != "." else ""  # behind a dot every word is a name
+        if word == "(":
+            around.append(listed)
+            listed = expected
+        elif word == ")":
+            listed, expected = bool(around) and around.pop(), False
+        elif word == ",":
+            expected = listed
+        elif word == "USING":
+            expected = words[i + 1] != "("  # DELETE FROM a USING a JOIN b
+        elif word in _NO_TABLES_FOLLOW or (word == "UPDATE" and words[i - 1] == "KEY"):
+            if words[i - 1] != "FOR":  # USE INDEX FOR ORDER BY
+                listed = expected = False
+        elif word in _TABLES_FOLLOW:
+            listed = expected = True
+        elif word == "TABLE":
+            expected = True
+        elif expected and token.name and words[i + 1] != "." and word not in _BEFORE_TABLES:
+            yield i
+            expected = False
 
 
-def _are_names(code: Sequence[Token]) -> bool:
-    """Tell whether only string literals stand before the next closing parenthesis."""
-    items = takewhile(lambda token: token.text != ")", code)
-    return all(token.kind == "string" or token.text == "," for token in items)
+class _Query:
+    """A statement that reads metrics, split into its blocks: each SELECT, and what stands in each parenthesis."""
+
+    def __init__(self, statement: Statement, in_table_place: set[int], mentions: list[int]) -> None:
+        self.code, self.words = statement.code, statement.words
+        self.in_table_place = in_table_place
+        self.mentions = mentions
+        self.has_conditional_code = any(t.kind == "open" and t.text != "/*+" for t in statement.tokens)
+        self.inside: dict[int, list[int]] = {}  # by the index of a parenthesis
+        self.block_of: list[list[int]] = []  # for each token the tokens of its block; an inner block is "(" and ")"
+        around: list[list[int]] = [[]]
+        for i, word in enumerate(self.words[:-1]):
+            if word == ")" and len(around) > 1:
+                around.pop()
+            elif word in _SET_OPERATORS and self.words[i + 1] in _AFTER_SET_OPERATOR:
+                around[-1] = []
+            around[-1].append(i)
+            self.block_of.append(around[-1])
+            if word == "(":
+                around.append([])
+                self.inside[i] = around[-1]
+
+    def names_at(self, i: int) -> tuple[dict[str, Token], list[Unclear]]:
+        """Return the metrics that the table at an index is held to; if that is not plain, none and why."""
+        block = self.block_of[i]
+        words = [self.words[j] if self.words[j - 1] != "." else "" for j in block]
+        at = block.index(i)
+        heads = [p for p, word in enumerate(words) if word in ("SELECT", "FROM")]
+        if [words[p] for p in heads] != ["SELECT", "FROM"] or heads[1] > at or i not in self.in_table_place:
+            return {}, [Unclear(self.code[i], "it is not named in the FROM of a SELECT")]
+        if self.has_conditional_code:
+            return {}, [Unclear(self.code[i], "some servers run the /*! */ comment of its statement, some do not")]
+        if either := [j for j in block[heads[1] :] if self.words[j] in _OR]:
+            return {}, [Unclear(self.code[either[0]], "an OR that is not in parentheses")]
+        owner = self._names_of_table(block, words, at)
+        names: dict[str, Token] = {}
+        for condition in self._conditions(block, words, at):
+            for term in self._terms(condition):
+                names |= self._compared(term, owner)
+        column = f"{owner[0]}.metrics" if "" not in owner else "metrics"
+        return names, [] if names else [Unclear(self.code[i], f"no {column} = 'name' in its WHERE or ON")]
+
+    def _names_of_table(self, block: list[int], words: list[str], at: int) -> list[str]:
+        """Return what may stand before the dot of its columns; "" if the column alone can be no other table's."""
+        alias = at + 1 + (words[at + 1 : at + 2] == ["AS"])
+        has_alias = alias < len(block) and words[alias] not in _NO_ALIAS and bool(self.code[block[alias]].name)
+        merged = "NATURAL" in words or any(
+            word == "USING" and any(self.code[j].name == "metrics" for j in self.inside.get(block[p] + 1, ()))
+            for p, word in enumerate(words)
+        )
+        is_only_one = sum(self.block_of[j] is block for j in self.mentions) == 1 and not merged
+        return [unquoted(self.code[block[alias if has_alias else at]]), *([""] if is_only_one else [])]
+
+    def _conditions(self, block: list[int], words: list[str], at: int) -> Iterator[list[int]]:
+        """Yield the conditions that each row of the table meets: the WHERE of its block, and the ON of its own JOIN."""
+
+        def end(start: int) -> int:
+            return next((p for p in range(start, len(words)) if words[p] in _CONDITION_ENDS), len(words))
+
+        if words.count("WHERE") == 1 and "WHERE" in words[at:]:
+            where = words.index("WHERE") + 1
+            yield block[where : end(where)]
+        join = at - (3 if words[at - 1] == "." else 1)
+        on = end(at + 1)
+        is_own = words[on : on + 1] == ["ON"] and words[on + 1 : on + 2] != ["DUPLICATE"]
+        if is_own and words[join] in _JOINS and _KEEPS_ALL_ROWS.isdisjoint(words[join - 2 : join]):
+            last = end(on + 1)
+            while words[last - 1] in _JOIN_KINDS:  # of the next JOIN
+                last -= 1
+            yield block[on + 1 : last]
+
+    def _terms(self, condition: list[int]) -> Iterator[list[int]]:
+        """Yield the terms that all hold: those of the outermost AND. Parentheses around one make no difference."""
+        todo = [condition]
+        while todo:
+            part = todo.pop()
+            if any(self.words[i] in _OR or self.words[i] in ("CASE", "SELECT") for i in part):
+                continue
+            terms: list[list[int]] = [[]]
+            betweens, in_interval = 0, False  # their AND separates no terms
+            for i in part:
+                word = self.words[i]
+                betweens += word == "BETWEEN"
+                in_interval = word == "INTERVAL" or (in_interval and not word.endswith(_UNITS))
+                if word in _AND and not betweens and not in_interval:
+                    terms.append([])
+                    continue
+                betweens -= word in _AND and not in_interval
+                terms[-1].append(i)
+            for term in terms:
+                if len(term) == 2 and term[0] in self.inside:
+                    todo.append(self.inside[term[0]])
+                else:
+                    yield term
+
+    def _compared(self, term: list[int], owner: list[str]) -> dict[str, Token]:
+        """Return the names of a term such as metrics = 'x', 'x' = m.metrics or metrics IN ('x', 'y'); else none."""
+        tokens = [self.code[i] for i in term]
+        if len(tokens) > 2 and tokens[0].kind == "string" and tokens[1].text == "=":
+            tokens = [*tokens[2:], tokens[1], tokens[0]]
+        qualifier = ""
+        if len(tokens) > 2 and tokens[1].text == "." and tokens[0].name:
+            qualifier, tokens = unquoted(tokens[0]), tokens[2:]
+        if len(tokens) < 3 or tokens[0].name != "metrics" or qualifier not in owner:
+            return {}
+        literals: list[Token] = []
+        if len(tokens) == 3 and tokens[1].text == "=":
+            literals = tokens[2:]
+        elif len(tokens) == 4 and tokens[1].text.upper() == "IN" and term[-2] in self.inside:
+            inner = [self.code[i] for i in self.inside[term[-2]]]
+            if all(token.text == "," for token in inner[1::2]):
+                literals = inner[::2]
+        if not all(token.kind == "string" for token in literals):
+            return {}
+        return {unquoted(token).replace("%%", "%"): token for token in literals}

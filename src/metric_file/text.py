@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 )
 SPACE = frozenset({"blank", "comment"})
 _DOUBLED = frozenset({"percent", "string", "name"})  # where %% stands for %
-_BEFORE_TABLE = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "IF", "NOT", "EXISTS"}
+BEFORE_TABLE = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "IF", "NOT", "EXISTS"}
 _ESCAPES = str.maketrans({"\0": r"\0", "\n": r"\n", "\r": r"\r", "\x1a": r"\Z", "\\": r"\\", "'": r"\'", '"': r"\""})
 _UNESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": r"\%", "_": r"\_"}
 
@@ -51,6 +51,18 @@ class Token(NamedTuple):
     def name(self) -> str:
         """The name, in lower case, that a word or a quoted name stands for; empty for any other token."""
         return unquoted(self).lower() if self.kind in ("word", "name") else ""
+
+
+class Table(NamedTuple):
+    """A table as a statement names it, unquoted; `schema` is empty where none is named."""
+
+    schema: str
+    name: str
+
+    def is_same(self, other: Table) -> bool:
+        """Tell whether both names may mean one table: a name without a schema may be of any."""
+        schemas = {self.schema.lower(), other.schema.lower()} - {""}
+        return self.name.lower() == other.name.lower() and len(schemas) < 2
 
 
 @dataclass(frozen=True)
@@ -98,8 +110,8 @@ class Statement:
         return self.verb == "SELECT" and "INTO" not in self.words
 
     @cached_property
-    def target(self) -> tuple[str, str] | None:
-        """Schema ("" where none is named) and table that are written, or created as a temporary table, unquoted."""
+    def target_at(self) -> int | None:
+        """The index in `code` of the name of the table that is written, or created as a temporary table."""
         words, at = self.words, self.verb_at
         if self.verb == "CREATE" and "TEMPORARY" in words[1:4] and "TABLE" in words[1:5]:
             at = words.index("TABLE")
@@ -108,24 +120,35 @@ class Statement:
         elif self.verb not in WRITERS:
             return None
         at += 1
-        while words[at] in _BEFORE_TABLE:
+        while words[at] in BEFORE_TABLE:
             at += 1
-        names = self.code[at : at + 3 : 2]
-        if not names or not names[0].name:
-            return None
-        if words[at + 1] == "." and len(names) == 2:
-            return unquoted(names[0]), unquoted(names[1])
-        return "", unquoted(names[0])
+        if words[at + 1 : at + 2] == (".",) and at + 2 < len(self.code):
+            at += 2
+        return at if at < len(self.code) and self.code[at].name else None
+
+    @cached_property
+    def target(self) -> Table | None:
+        """The table that is written, or created as a temporary table."""
+        at = self.target_at
+        return None if at is None else table_at(self.code, at)
+
+    @property
+    def empties_its_table(self) -> bool:
+        """Whether this is a DELETE of all rows: without WHERE, or with one such as WHERE TRUE or WHERE 1 = 1."""
+        if self.verb != "DELETE" or self.target_at is None:
+            return False
+        words = {token.text.upper() for token in self.code[self.target_at + 1 :] if token.name}
+        return words <= {"WHERE", "TRUE", "1"}
 
     @property
     def writes_metrics(self) -> bool:
         """Whether this is an INSERT into bi_metrics."""
-        return self.verb == "INSERT" and self.target is not None and self.target[1].lower() == METRICS_TABLE
+        return self.verb == "INSERT" and self.target is not None and self.target.name.lower() == METRICS_TABLE
 
     @property
     def temporary_table(self) -> str | None:
         """The name in CREATE TEMPORARY TABLE, unquoted."""
-        return self.target[1] if self.verb == "CREATE" and self.target else None
+        return self.target.name if self.verb == "CREATE" and self.target else None
 
     @cached_property
     def template(self) -> str:
@@ -152,6 +175,12 @@ def read(text: str) -> list[Token]:
         tokens.append(Token(kind, piece, offset))
         offset += len(piece)
     return tokens
+
+
+def table_at(code: Sequence[Token], at: int) -> Table:
+    """Return the table whose name stands at an index, with the schema before it."""
+    schema = unquoted(code[at - 2]) if at > 1 and code[at - 1].text == "." else ""
+    return Table(schema, unquoted(code[at]))
 
 
 def place(text: str, offset: int) -> tuple[int, int]:

@@ -1,55 +1,64 @@
-"""What takes the mark of being final from a row: docs/design.md, "Final", has the reasons.
+"""Which cells a transaction reopens: docs/design.md, "Final", has the rules and what breaks each weaker one.
 
-A row is final when its date had ended as it was computed, and nothing that it read has changed since. Which metric
-reads which is known by name from the SQL; how far back a file looks is not, so no window of dates is guessed.
+Which metric or helper reads which is known by name. How far back a file looks is not known, so all later dates count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from src.dates import ONE_DAY
-from src.sql_loader import Catalog
-from src.storage.changes import Change
 
 
-def outdated(
-    catalog: Catalog, ran: Sequence[str], last: date, newest: date | None, changes: Sequence[Change]
-) -> list[tuple[str, date, date]]:
-    """Return metric, first and last date of the rows that were computed from what a transaction has changed.
+@dataclass(frozen=True)
+class Written:
+    """What a transaction wrote on ascending dates without gaps."""
 
-    The transaction ran the metrics `ran`, in this order, for dates up to `last`; `newest` is the newest date in the
-    table. For each metric whose row of a date has another value now, or was missing:
+    dates: Sequence[date]
+    ran: Sequence[str]  # metrics and helpers, in the order in which they ran
+    partly: frozenset[str]  # those of them that were computed on some of the dates only
+    changed: Mapping[str, Sequence[date]]  # the dates on which a value changed, or was missing
 
-    1. Its own later rows. After a date that was missing only the next one; what changes there takes the rest along.
-    2. Of each metric that reads it, directly or through others, all later rows; those that the transaction has written
-       too where the reader ran before, and also the row of the date itself where the reader did not run.
 
-    Of several dates, a reader that ran before has read blanked rows: its rows go even where nothing has changed.
+def reopened(
+    written: Written, dependents: Mapping[str, frozenset[str]], reads: Mapping[str, frozenset[str]],
+    stands_before: Mapping[str, frozenset[str]], keeps_own: frozenset[str],
+) -> list[tuple[str, date, date]]:  # fmt: skip
+    """Return name, first and last date of the cells that must be computed again, if they are current.
+
+    `dependents` and `reads` are direct. `stands_before` names, for each name, the dependents that run before it in
+    every mode; they may read earlier dates only. `keeps_own` names the helpers, whose later cells do not follow from
+    earlier ones unless they read their own table. For each name that has changed on a date:
+
+    1. Its own later cells.
+    2. Each dependent, from that date on. If the dependent ran after it here, only its later dates; if it stands before
+       it, only the dates after that one.
+
+    In a load of several dates, a dependent that ran before what it reads saw old rows or blanks: its cells of this load
+    are reopened, but for the first date.
     """
-    newest = max(newest or last, last)
-    order = {name: number for number, name in enumerate(ran)}
-    since: dict[str, date] = {}  # metric -> the date from which its rows are outdated
-    next_ones: list[tuple[str, date, date]] = []
+    first, last = written.dates[0], written.dates[-1]
+    place = {name: number for number, name in enumerate(written.ran)}
+    since: dict[str, date] = {}
 
-    def outdate(name: str, day: date) -> None:
-        if day <= newest:
-            since[name] = min(since.get(name, day), day)
+    def reopen(name: str, day: date) -> None:
+        since[name] = min(since.get(name, day), day)
 
-    by_metric: dict[str, list[Change]] = {}
-    for change in sorted(changes, key=lambda change: change.metric_date):
-        by_metric.setdefault(change.metric, []).append(change)
-    for name, all_of in by_metric.items():
-        found = [change for change in all_of if change.kind != "unchanged"]
-        if any(change.kind == "changed" for change in found):
-            outdate(name, last + ONE_DAY)
-        elif found and found[-1].metric_date == last < newest:
-            next_ones.append((name, last + ONE_DAY, last + ONE_DAY))
-        for reader in catalog.readers[name]:
-            if reader in order and order[reader] < order[name]:
-                if found or len(all_of) > 1:  # of several dates it has read rows that were blank, or of before
-                    outdate(reader, all_of[0].metric_date + ONE_DAY)
-            elif found:
-                outdate(reader, last + ONE_DAY if reader in order else found[0].metric_date)
-    return [(name, day, date.max) for name, day in sorted(since.items())] + next_ones
+    for name, days in written.changed.items():
+        if name not in keeps_own or name in reads[name]:
+            reopen(name, last + ONE_DAY)
+        for dependent in dependents[name]:
+            if place.get(dependent, -1) > place[name] and dependent not in written.partly:
+                reopen(dependent, last + ONE_DAY)
+            elif dependent in stands_before[name]:
+                reopen(dependent, min(days) + ONE_DAY)
+            else:
+                reopen(dependent, min(days))
+    found = [(name, day, date.max) for name, day in sorted(since.items())]
+    if first < last:
+        early = {dependent for name in written.ran for dependent in dependents[name]
+                 if place.get(dependent, place[name]) < place[name]}  # fmt: skip
+        found += [(name, first + ONE_DAY, last) for name in sorted(early)]
+    return found

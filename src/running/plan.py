@@ -1,19 +1,21 @@
-"""Which dates a command line means, in which transactions, and the command line that means given dates."""
+"""Which cells a command line means, and in which transactions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from itertools import groupby
 
-from src.dates import FIRST_DATE, ONE_DAY, date_range, parse_date
+from src.dates import OLDEST_DATE, ONE_DAY, date_range, parse_date, span
 from src.errors import UsageError
 from src.metric_file.file import MetricFile, Mode
-from src.metric_runner import Batch, Options
-from src.storage.store import LOOK_BACK_DAYS, MetricStore
+from src.sql_loader import Catalog
+from src.storage.store import DueCell
 
 DUE_DATES_PER_NIGHT = 31
+RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RunArguments:
     dry_run: bool = False
     verify: bool = False
     json: bool = False
-    retries: int = Options.retries
+    retries: int = RETRIES
     wait: int = 0
     quiet: bool = False
     verbose: bool = False
@@ -44,44 +46,108 @@ class RunArguments:
         return not (self.dates or self.initial or self.last or self.verify)
 
 
-def dates_asked_for(call: RunArguments, history_start: date | None, today: date) -> list[date]:
+@dataclass(frozen=True)
+class Batch:
+    """What one transaction computes: some files on one date, or in an initial load on all dates of a chunk."""
+
+    mode: Mode
+    dates: tuple[date, ...]  # ascending, without gaps
+    files: tuple[MetricFile, ...]  # in run order
+    if_needed: frozenset[str] = frozenset()  # helpers that run only on dates on which their cell is not current
+    goes_on: bool = False  # without what fails and its dependents
+
+    @property
+    def label(self) -> str:
+        return span(self.dates)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics whose rows the batch writes, in run order."""
+        return list(dict.fromkeys(file.name for file in self.files if not file.is_helper))
+
+    @cached_property
+    def helpers(self) -> list[str]:
+        """The helpers with cells, in run order."""
+        helpers = (file.name for file in self.files if file.is_helper and not file.is_work_table)
+        return list(dict.fromkeys(helpers))
+
+    @property
+    def names(self) -> list[str]:
+        """The names with cells."""
+        return [*self.metrics, *self.helpers]
+
+    def without(self, names: Collection[str]) -> Batch:
+        """Return the batch without the files of some names."""
+        return replace(self, files=tuple(file for file in self.files if file.name not in names))
+
+
+def dates_asked_for(arguments: RunArguments, history_start: date | None, today: date) -> list[date]:
     """Return the dates of the command line, ascending; for the nightly run yesterday and today. Raises UsageError."""
-    given = [parse_date(text, today) for text in call.dates]
-    # At 01:00 today's row is an hour old and yesterday's was not final until now: both run, the older first.
+    given = [parse_date(text, today) for text in arguments.dates]
+    # At 01:00 today's row covers one hour: fine to look at, not to build on. Yesterday's is final from now on.
     start, end = (given[0], given[-1]) if given else (today - ONE_DAY, today)
-    if call.initial and len(given) < 2:
+    if arguments.initial and len(given) < 2:
         start = history_start or end
         if start > end:
             raise UsageError(f"METRICS_HISTORY_START={start} is after {end}; name START and END both")
-    if call.last:
-        start = date.fromordinal(max(1, end.toordinal() - call.last + 1))
-    if start < FIRST_DATE:
-        raise UsageError(f"{start} is before {FIRST_DATE}, the first date that can run")
+    if arguments.last:
+        start = date.fromordinal(max(OLDEST_DATE.toordinal(), end.toordinal() - arguments.last + 1))
     return date_range(start, end)
 
 
-def batches_of(call: RunArguments, files: Sequence[MetricFile], dates: Sequence[date]) -> Iterator[Batch]:
-    """Yield the transactions: one per date; an initial load is one in all, or one per month."""
-    if not call.initial:
-        yield from (Batch(call.mode, (day,), tuple(files)) for day in dates)
-    elif call.chunk:
+def batch_of(
+    catalog: Catalog, mode: Mode, dates: Sequence[date], names: Collection[str], goes_on: bool = False
+) -> Batch:
+    """Return the batch of some names, of the work tables that they read, and of the helpers that they need."""
+    chosen = frozenset(names)
+    needed: set[str] = set()
+    new: Collection[str] = chosen
+    while new:
+        new = {read for name in new for read in catalog.reads.get(name, ()) if read in catalog.helper_names}
+        new -= chosen | needed
+        needed |= new
+    wanted = chosen.union(needed, *(catalog.work_tables_of(name) for name in chosen | needed))
+    files = tuple(file for file in catalog.in_mode(mode) if file.name in wanted)
+    return Batch(mode, tuple(dates), files, frozenset(needed), goes_on)
+
+
+def chunks(arguments: RunArguments, dates: Sequence[date]) -> Iterator[Sequence[date]]:
+    """Yield the dates of each transaction: one date; an initial load is one in all, or one per month."""
+    if not arguments.initial:
+        yield from ([day] for day in dates)
+    elif arguments.chunk:
         for _, days in groupby(dates, key=lambda day: (day.year, day.month)):
-            yield Batch(call.mode, tuple(days), tuple(files))
+            yield list(days)
     else:
-        yield Batch(call.mode, tuple(dates), tuple(files))
+        yield dates
 
 
-def due_batches(store: MetricStore, files: Sequence[MetricFile], today: date) -> list[Batch]:
-    """Return the dates before yesterday that must run again: a row is not final, or one of 92 days is missing.
+def lookback_batches(
+    catalog: Catalog, names: Collection[str], today: date, days: int, first: Mapping[str, date]
+) -> Iterator[Batch]:
+    """Yield the dates before yesterday that a night looks at again: transactions and events may come late.
 
-    A date leaves out the metrics without a row on or before it, for a new one must not be backfilled by accident.
+    A date leaves out the names without a row on or before it: a new metric must not be backfilled by accident.
     """
-    names = [file.name for file in files if not file.is_helper]
-    since, first = today - LOOK_BACK_DAYS * ONE_DAY, store.first_dates(names)
-    days = {day for _, day in store.not_final(names, today)}
-    days |= {day for _, day in store.missing(names, today, since) if day >= since}
-    due = []
-    for day in sorted(day for day in days if day < today - ONE_DAY):
-        some = (file for file in files if file.is_helper or first.get(file.name, today) <= day)
-        due.append(Batch(Mode.INCREMENTAL, (day,), tuple(some)))
-    return due
+    for back in range(days + 1, 1, -1):
+        day = today - back * ONE_DAY
+        if some := [name for name in names if first.get(name, today) <= day]:
+            yield batch_of(catalog, Mode.INCREMENTAL, [day], some, goes_on=True)
+
+
+def due_batch(
+    catalog: Catalog, due: Sequence[DueCell], left_out: Collection[tuple[str, date]], tried: Collection[date]
+) -> Batch | None:
+    """Return the next date with cells that are due, and nothing else of that date; None if there is none.
+
+    A date that has not failed comes first, then the one whose last try is longest ago; among equals the oldest.
+    `left_out` are cells, and `tried` dates, that failed tonight.
+    """
+    by_date: dict[date, list[DueCell]] = {}
+    for cell in due:
+        if cell.day not in tried and (cell.name, cell.day) not in left_out:
+            by_date.setdefault(cell.day, []).append(cell)
+    if not by_date:
+        return None
+    day = min(by_date, key=lambda day: (max(cell.failed_at for cell in by_date[day]), day))
+    return batch_of(catalog, Mode.INCREMENTAL, [day], [cell.name for cell in by_date[day]], goes_on=True)

@@ -15,12 +15,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """What a row of bi_metrics holds. `updated` is updated_at in seconds since the epoch."""
+    """What a row of bi_metrics holds."""
 
     data_type: str
     f_list: str  # JSON text
     value_list: str  # JSON text
-    updated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Change:
     metric: str
     metric_date: date
     kind: str  # "new", "changed" or "unchanged"
-    was_final: bool
+    was_final: bool  # before, or until something that it had read changed
     detail: str
 
     def __str__(self) -> str:
@@ -58,6 +57,14 @@ def differences(old: StoredRow, new: StoredRow) -> str:
 
 
 def _parse(text: str) -> Any:
+    """Return the value of a JSON text; the text itself if Python cannot read it: MariaDB takes {"n": 1.}."""
+    try:
+        return _loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _loads(text: str) -> Any:
     return json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=_object)
 
 

@@ -1,106 +1,118 @@
-"""What is stored: every query on bi_metrics and bi_metric_runs that is the program's own."""
+"""What is stored: every query of our own on bi_metrics, bi_metric_state and bi_metric_changes."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import date, timedelta, tzinfo
+from dataclasses import dataclass
+from datetime import date, tzinfo
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from src.dates import ONE_DAY, date_range, day_end
+from src.dates import ONE_DAY, date_range, day_end, utc_text
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError
 from src.storage.changes import StoredRow
 
-BLANK = "not computed yet"
-NOT_FINAL = 86_400  # updated_at of a row that is not final: 1970-01-02 UTC, before the end of every metric date
-LOOK_BACK_DAYS = 92  # how far back a night looks for missing dates
+Cell = tuple[str, date]  # a metric or a helper, and one of its dates
+State = Literal["missing", "open", "reopened", "waiting", "final"]
+CURRENT = frozenset({"waiting", "final"})  # computing such a cell now gives the same
+BLANK = "not computed yet"  # and a random token: what a row of an INSERT metric holds until its file has run
+BLANK_ROW = re.compile(rf'"{BLANK} [0-9a-f]{{16}}"')
+TABLES = ("bi_metrics", "bi_metric_state", "bi_metric_changes")
 REPAIR = "run: ./setup.sh --schema"
-_RECORDS_PER_STATEMENT = 1000
+LONGEST_ERROR = 1000  # characters of bi_metric_state.error
+_ROWS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
-_ROW = "metrics, metric_date, data_type, f_list, value_list, UNIX_TIMESTAMP(updated_at)"
 _FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
-
-Cell = tuple[str, date]  # a metric and one of its dates
+_STATES_FOR_DATES = "metric IN %s AND metric_date BETWEEN %s AND %s"
 
 
 @dataclass(frozen=True)
-class State:
+class CellState:
+    """What bi_metric_state knows of a cell."""
+
+    state: State
+    definition: str | None = None  # of the SQL that computed it; None: unknown
+
+
+MISSING = CellState("missing")
+
+
+@dataclass(frozen=True)
+class Before:
     """What was stored when a transaction began, at `moment` (seconds since the epoch, by the server's clock)."""
 
     moment: int
-    stamp: int  # what updated_at of the rows written must be: the moment, as far as the session's time zone can say it
     holds_lock: bool
-    newest: date | None  # the newest metric date in the table
-    rows: dict[Cell, StoredRow]
-    final_before: frozenset[str]  # metrics with a final row on the day before the first date
+    rows: Mapping[Cell, StoredRow]  # of the batch's dates
+    states: Mapping[Cell, CellState]  # of the batch's dates and of the day before them
+
+    def state(self, name: str, day: date) -> CellState:
+        return self.states.get((name, day), MISSING)
+
+    def is_current(self, name: str, day: date) -> bool:
+        return self.state(name, day).state in CURRENT
 
 
 @dataclass(frozen=True)
-class Record:
-    """A row of bi_metric_runs: what one run did to one metric on one date."""
+class Computed:
+    """A cell that a transaction has computed."""
 
-    run_id: str
-    metric: str
-    metric_date: date
-    mode: str  # "initial" or "incremental"
-    file: str
-    fingerprint: str
-    row_count: int
+    name: str
+    day: date
+    is_helper: bool
+    definition: str
     milliseconds: int  # of the file's execution, which may have filled more dates
-    status: str  # "ok" or "failed"
-    is_final: bool
-    changes: str | None = None
-    error: str | None = None
+    file: str
 
 
 @dataclass(frozen=True)
-class Status:
-    """The rows of a metric and the last time it ran."""
+class DueCell:
+    """A cell that a night must compute."""
 
-    first: date
-    newest: date
-    newest_final: date | None  # of the last 92 days
-    rows: int
-    fingerprint: str | None = None  # of the SQL that last wrote the newest row
-    last_run: str | None = None  # by the server's clock
-    last_milliseconds: int | None = None
-    last_status: str | None = None
-    last_error: str | None = None
+    name: str
+    day: date
+    is_missing: bool
+    failed_at: str  # when its last try failed, in UTC; empty if it did not fail
 
 
 @dataclass(frozen=True)
-class Edit:
-    """A run that changed a row which was final."""
+class Replaced:
+    """A value that a run replaced after it had been final; both are whole JSON texts."""
 
     metric: str
     metric_date: date
-    detail: str  # old -> new
+    old_value: str
+    new_value: str
 
 
 class MetricStore:
-    """Reads and marks rows of the two metric tables. `zone` decides when a date has ended."""
+    """Reads and writes rows and states. `zone` decides when a date has ended, `mend_days` how far back nights mend."""
 
-    def __init__(self, database: DatabaseManager, zone: tzinfo | None) -> None:
+    def __init__(self, database: DatabaseManager, zone: tzinfo | None, mend_days: int) -> None:
         self._db = database
-        self._zone = zone
+        self._mend_days = mend_days
         self._day_end = lru_cache(4096)(lambda day: day_end(day, zone))
 
-    def is_final(self, day: date, updated: int) -> bool:
-        """Tell whether a row of `day` whose updated_at is `updated` was computed after the date had ended."""
-        return updated >= self._day_end(day)
+    def has_ended(self, day: date, moment: int) -> bool:
+        """Tell whether a date was over at a moment, in seconds since the epoch."""
+        return moment >= self._day_end(day)
+
+    def mended_since(self, today: date) -> date:
+        """Return the oldest date that a night mends."""
+        return date.fromordinal(max(1, today.toordinal() - self._mend_days))
 
     # --- before a run -------------------------------------------------------------------------------------------------
 
     def require_schema(self) -> None:
-        """Raise MetricsError unless both tables are there and bi_metrics can roll back and upsert."""
+        """Raise MetricsError unless the tables are there and can roll back, and bi_metrics can upsert."""
         found: dict[str, str] = dict(self._db.query(
             "SELECT LOWER(table_name), engine FROM information_schema.tables "
-            "WHERE table_schema = DATABASE() AND table_name IN ('bi_metrics', 'bi_metric_runs')"
+            "WHERE table_schema = DATABASE() AND table_name IN %s", (TABLES,),
         ))  # fmt: skip
-        for table in ("bi_metrics", "bi_metric_runs"):
+        for table in TABLES:
             if table not in found:
                 raise MetricsError(f"database {self._db.name} has no table {table}; {REPAIR}")
             if str(found[table]).lower() != "innodb":
@@ -108,6 +120,14 @@ class MetricStore:
                     f"table {table} is in engine {found[table]}, which cannot roll back; "
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
+        old = self._db.query(
+            "SELECT 1 FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
+            "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) "
+            "AND NOT EXISTS (SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() "
+            "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date')"
+        )
+        if old:  # a run would store some states, and the upgrade would take them for all
+            raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
         unique = self._db.query(
             "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
             "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' "
@@ -131,42 +151,50 @@ class MetricStore:
         """Return every metric that has a row."""
         return frozenset(row[0] for row in self._db.query("SELECT DISTINCT metrics FROM bi_metrics"))
 
-    # --- within a transaction -----------------------------------------------------------------------------------------
+    # --- rows, within a transaction -----------------------------------------------------------------------------------
 
-    def state(self, names: Collection[str], dates: Sequence[date]) -> State:
-        """Ask in one query for the time, the lock, the rows of `names`, and what is final on the day before."""
+    def before(self, metrics: Collection[str], helpers: Collection[str], dates: Sequence[date]) -> Before:
+        """Ask for the time, the lock, the rows of `metrics`, and the states of both, from the day before on.
+
+        A row without a state, inserted by hand, counts as reopened; the state of a row that is gone, as missing.
+        """
         day_before = dates[0] - ONE_DAY
         found = self._db.query(
-            f"SELECT UNIX_TIMESTAMP(), UNIX_TIMESTAMP(FROM_UNIXTIME(UNIX_TIMESTAMP())), {self._db.run_lock.is_ours}, "
-            "(SELECT MAX(metric_date) FROM bi_metrics), m.metrics, m.metric_date, m.data_type, m.f_list, "
-            "IF(m.metric_date = %s, '', m.value_list), UNIX_TIMESTAMP(m.updated_at) "
+            f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, m.metrics, m.metric_date, m.data_type, m.f_list, "
+            "IF(m.metric_date = %s, '', m.value_list) "
             f"FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON m.{_FOR_DATES}",
-            (day_before, _some(names), day_before, dates[-1]),
+            (day_before, _some(metrics), day_before, dates[-1]),
         )
-        moment, back, newest = int(found[0][0]), int(found[0][1]), found[0][3]
-        rows = {(row[4], row[5]): StoredRow(*row[6:]) for row in found if row[4] is not None}
-        return State(
-            moment=moment,
-            # In the repeated hour of autumn a moment may come back as the hour after it: then take the hour before.
-            stamp=back if back <= moment else moment - 3600,
-            holds_lock=bool(found[0][2]),
-            newest=newest,
-            rows={place: row for place, row in rows.items() if place[1] != day_before},
-            final_before=frozenset(
-                name for (name, day), row in rows.items() if day == day_before and self.is_final(day, row.updated)
-            ),
+        rows = {(row[2], row[3]): StoredRow(*row[4:]) for row in found if row[2] is not None}
+        known = {
+            (name, day): CellState(state, definition)
+            for name, day, state, definition in self._db.query(
+                f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {_STATES_FOR_DATES}",
+                (_some([*metrics, *helpers]), day_before, dates[-1]),
+            )
+        }
+        states = {cell: known.get(cell, CellState("reopened")) for cell in rows}
+        states |= {cell: state for cell, state in known.items() if cell[0] in helpers}
+        return Before(
+            moment=int(found[0][0]),
+            holds_lock=bool(found[0][1]),
+            rows={cell: row for cell, row in rows.items() if cell[1] != day_before},
+            states=states,
         )
 
-    def blank(self, names: Collection[str], dates: Sequence[date]) -> None:
-        """Replace the values of the rows by a text that no metric computes, and take the mark of being final."""
+    def blank(self, names: Collection[str], dates: Sequence[date], text: str) -> None:
+        """Replace the values of the rows by `text`, which no metric computes."""
         self._db.execute(
-            f"UPDATE bi_metrics SET value_list = %s, updated_at = FROM_UNIXTIME(%s) WHERE {_FOR_DATES}",
-            (f'"{BLANK}"', NOT_FINAL, _some(names), dates[0], dates[-1]),
+            f"UPDATE bi_metrics SET value_list = %s WHERE {_FOR_DATES}",
+            (f'"{text}"', _some(names), dates[0], dates[-1]),
         )
 
     def rows(self, names: Collection[str], dates: Sequence[date]) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
-        query = f"SELECT {_ROW} FROM bi_metrics WHERE {_FOR_DATES} ORDER BY metric_date, metrics"
+        query = (
+            "SELECT metrics, metric_date, data_type, f_list, value_list FROM bi_metrics "
+            f"WHERE {_FOR_DATES} ORDER BY metric_date, metrics"
+        )
         with self._db.select(query, (_some(names), dates[0], dates[-1])) as (_, rows):
             for row in rows:
                 yield row[0], row[1], StoredRow(*row[2:])
@@ -190,141 +218,235 @@ class MetricStore:
         self._db.execute(
             f"INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) VALUES {', '.join(rows)} "
             "ON DUPLICATE KEY UPDATE data_type = VALUES(data_type), f_list = VALUES(f_list), "
-            "value_list = VALUES(value_list)",
+            "value_list = VALUES(value_list), updated_at = NOW()",
             args,
         )
 
-    def set_updated(self, names: Collection[str], dates: Sequence[date], stamp: int) -> None:
-        """Make updated_at tell when the numbers were computed: when the transaction began.
+    # --- states, within a transaction ---------------------------------------------------------------------------------
 
-        A statement that starts after midnight would make final what an earlier one read before.
-        """
-        self._db.execute(
-            f"UPDATE bi_metrics SET updated_at = FROM_UNIXTIME(%s) WHERE {_FOR_DATES}",
-            (stamp, _some(names), dates[0], dates[-1]),
-        )
-
-    def unmark(self, ranges: Sequence[tuple[str, date, date]]) -> list[Cell]:
-        """Take the mark of being final from the rows of metrics between two dates each; return those that had it."""
-        if not ranges:
-            return []
-        places = " OR ".join(["(metrics = %s AND metric_date BETWEEN %s AND %s)"] * len(ranges))
-        where = f"updated_at <> FROM_UNIXTIME(%s) AND ({places})"
-        args = (NOT_FINAL, *(value for each in ranges for value in each))
-        query = f"SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE {where}"
-        found = self._db.query(query, args)
-        if found:
-            self._db.execute(f"UPDATE bi_metrics SET updated_at = FROM_UNIXTIME(%s) WHERE {where}", (NOT_FINAL, *args))
-        return [(name, day) for name, day, updated in found if self.is_final(day, updated)]
-
-    def record(self, records: Sequence[Record]) -> None:
-        """Insert rows into bi_metric_runs, within the transaction that is open."""
-        columns = [field.name for field in fields(Record)]
-        cut = {"changes": "LEFT(%s, 15000)", "error": "LEFT(%s, 1000)"}  # characters: strict mode refuses longer ones
-        values = f"({', '.join(cut.get(column, '%s') for column in columns)})"
-        for start in range(0, len(records), _RECORDS_PER_STATEMENT):
-            part = records[start : start + _RECORDS_PER_STATEMENT]
+    def write_states(self, cells: Sequence[Computed], moment: int, run_id: str) -> None:
+        """Store the states of cells that were computed at `moment`: final if their date had ended, else open."""
+        at = utc_text(moment)
+        for part in _parts(cells):
+            values = [
+                (c.name, c.day, c.is_helper, "final" if self.has_ended(c.day, moment) else "open", c.definition, at,
+                 c.milliseconds, c.file, run_id) for c in part
+            ]  # fmt: skip
             self._db.execute(
-                f"INSERT INTO bi_metric_runs ({', '.join(columns)}) VALUES {', '.join([values] * len(part))}",
-                [value for record in part for value in vars(record).values()],
+                "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, definition, computed_at, "
+                f"milliseconds, file, run_id) VALUES {', '.join(['%s'] * len(values))} ON DUPLICATE KEY UPDATE "
+                "is_helper = VALUES(is_helper), state = VALUES(state), definition = VALUES(definition), "
+                "computed_at = VALUES(computed_at), milliseconds = VALUES(milliseconds), file = VALUES(file), "
+                "run_id = VALUES(run_id), error = NULL, failed_at = NULL",
+                values,
             )
+
+    def reopen(self, ranges: Sequence[tuple[str, date, date]]) -> list[Cell]:
+        """Reopen the current cells of names between two dates each; return those that were."""
+        found: list[Cell] = []
+        for part in _parts(ranges):
+            places = " OR ".join(["(metric = %s AND metric_date BETWEEN %s AND %s)"] * len(part))
+            where = f"state IN ('waiting', 'final') AND ({places})"
+            args = [value for each in part for value in each]
+            cells = self._db.query(f"SELECT metric, metric_date FROM bi_metric_state WHERE {where}", args)
+            if cells:
+                self._db.execute(f"UPDATE bi_metric_state SET state = 'reopened' WHERE {where}", args)
+            found += [(name, day) for name, day in cells]
+        return found
+
+    def settle(self, inputs: Mapping[str, frozenset[str]], nightly: Mapping[str, bool], today: date) -> None:
+        """Let current cells be waiting if something that they may have read is due, else final; computes nothing.
+
+        `inputs` names what each metric or helper reads, directly or through others.
+        """
+        not_final = self._not_final(self.mended_since(today))
+        oldest: dict[str, date] = {}
+        for cell in self._due_of(not_final, nightly, today):
+            oldest[cell.name] = min(cell.day, oldest.get(cell.name, cell.day))
+        waits = {name: min(oldest[read] for read in reads & oldest.keys())
+                 for name, reads in inputs.items() if not reads.isdisjoint(oldest)}  # fmt: skip
+        promoted = [(name, day) for name, day, state, _ in not_final
+                    if state == "waiting" and (name not in waits or day < waits[name])]  # fmt: skip
+        for part in _parts(promoted):
+            self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
+        for some in _parts(list(waits.items())):
+            places = " OR ".join(["(metric = %s AND metric_date >= %s)"] * len(some))
+            self._db.execute(
+                f"UPDATE bi_metric_state SET state = 'waiting' WHERE state = 'final' AND ({places})",
+                [value for each in some for value in each],
+            )
+
+    def fail(self, cells: Sequence[tuple[str, date, bool]], error: str, moment: int) -> None:
+        """Store why the last try of cells (name, date, is it a helper) failed; their state stays as it was."""
+        for part in _parts(cells):
+            values = [(*cell, "missing", error[:LONGEST_ERROR], utc_text(moment)) for cell in part]
+            self._db.execute(
+                "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, error, failed_at) "
+                f"VALUES {', '.join(['%s'] * len(values))} "
+                "ON DUPLICATE KEY UPDATE error = VALUES(error), failed_at = VALUES(failed_at)",
+                values,
+            )
+
+    def keep_replaced(self, replaced: Sequence[Replaced], moment: int, run_id: str) -> None:
+        """Keep the values that were replaced after they had been final."""
+        at, args, size = utc_text(moment), [], 0
+        for each in replaced:
+            args.append((each.metric, each.metric_date, at, run_id, each.old_value, each.new_value))
+            size += len(each.old_value) + len(each.new_value)
+            if size > _BYTES_PER_STATEMENT:
+                self._insert_replaced(args)
+                args, size = [], 0
+        if args:
+            self._insert_replaced(args)
+
+    def _insert_replaced(self, args: Sequence[tuple[Any, ...]]) -> None:
+        self._db.execute(
+            "INSERT INTO bi_metric_changes (metric, metric_date, changed_at, run_id, old_value, new_value) "
+            f"VALUES {', '.join(['%s'] * len(args))}", args,
+        )  # fmt: skip
+
+    def reconcile(self, nightly: Mapping[str, bool], today: date) -> None:
+        """Let the states of the dates that nights mend say what is true of the rows, whatever was done by hand.
+
+        `nightly` names what nights compute, and whether it is a helper. A row without a state becomes reopened. A state
+        whose row is gone becomes missing, and so does each date without either after a first row. What lies before the
+        first row, as a retention job leaves it, is deleted.
+        """
+        since = self.mended_since(today)
+        self._db.execute(
+            "INSERT INTO bi_metric_state (metric, metric_date, state) SELECT m.metrics, m.metric_date, 'reopened' "
+            "FROM bi_metrics AS m LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics "
+            "AND s.metric_date = m.metric_date WHERE m.metric_date >= %s AND s.metric IS NULL",
+            (since,),
+        )
+        self._db.execute(
+            "UPDATE bi_metric_state AS s LEFT JOIN bi_metrics AS m ON m.metrics = s.metric "
+            "AND m.metric_date = s.metric_date SET s.state = 'missing' "
+            "WHERE s.metric_date >= %s AND s.state <> 'missing' AND NOT s.is_helper AND m.metrics IS NULL",
+            (since,),
+        )
+        spans = self.spans()
+        for name, first in self._db.query("SELECT metric, MIN(metric_date) FROM bi_metric_state GROUP BY metric"):
+            if name in spans and first < spans[name][0]:
+                self._db.execute(
+                    "DELETE FROM bi_metric_state WHERE metric = %s AND metric_date < %s", (name, spans[name][0])
+                )
+        # What is too old to be mended keeps nothing waiting any more.
+        old = self._db.query(
+            "SELECT metric, metric_date FROM bi_metric_state WHERE state = 'waiting' AND metric_date < %s", (since,)
+        )
+        for part in _parts(old):
+            self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
+        for part in _parts(self.gaps(nightly, today, since)):
+            values = [(name, day, nightly[name], "missing") for name, day in part]
+            self._db.execute(
+                f"INSERT INTO bi_metric_state (metric, metric_date, is_helper, state) "
+                f"VALUES {', '.join(['%s'] * len(values))}", values,
+            )  # fmt: skip
 
     # --- across dates -------------------------------------------------------------------------------------------------
 
-    def first_dates(self, names: Collection[str]) -> dict[str, date]:
-        """Return the date of the first row of each metric that has one."""
-        query = "SELECT metrics, MIN(metric_date) FROM bi_metrics WHERE metrics IN %s GROUP BY metrics"
-        return dict(self._db.query(query, (_some(names),)))
+    def spans(self) -> dict[str, tuple[date, date]]:
+        """Return the dates of the first and of the newest row of each metric."""
+        query = "SELECT metrics, MIN(metric_date), MAX(metric_date) FROM bi_metrics GROUP BY metrics"
+        return {name: (first, newest) for name, first, newest in self._db.query(query)}
 
-    def missing(self, names: Collection[str], today: date, since: date | None = None) -> list[Cell]:
-        """Return the dates to yesterday without a row: from a metric's first row, or its last one before `since`."""
+    def first_dates(self, names: Mapping[str, bool]) -> dict[str, date]:
+        """Return the date of the first row of each metric, and of the first cell of each helper, that has one."""
+        found = {name: first for name, (first, _) in self.spans().items() if name in names}
+        if helpers := [name for name, is_helper in names.items() if is_helper]:
+            found |= dict(self._db.query(
+                "SELECT metric, MIN(metric_date) FROM bi_metric_state "
+                "WHERE metric IN %s AND state <> 'missing' GROUP BY metric", (helpers,),
+            ))  # fmt: skip
+        return found
+
+    def gaps(self, names: Mapping[str, bool], today: date, since: date) -> list[Cell]:
+        """Return the dates from `since` to yesterday that have no state though their name has an earlier row."""
         yesterday = today - ONE_DAY
-        starts = {name: day for name, day in self.first_dates(names).items() if day <= yesterday}
-        if since is not None and starts:
-            last = self._db.query(
-                "SELECT metrics, MAX(metric_date) FROM bi_metrics WHERE metrics IN %s AND metric_date < %s GROUP BY 1",
-                (_some(starts), since),
-            )
-            starts |= {name: day + ONE_DAY for name, day in last}
-        if not starts:
-            return []
+        starts = {name: max(day, since) for name, day in self.first_dates(names).items() if day <= yesterday}
         counts: dict[str, int] = dict(self._db.query(
-            f"SELECT metrics, COUNT(*) FROM bi_metrics WHERE {_FOR_DATES} GROUP BY metrics",
-            (_some(starts), min(starts.values()), yesterday),
+            "SELECT metric, COUNT(*) FROM bi_metric_state WHERE metric_date BETWEEN %s AND %s GROUP BY metric",
+            (since, yesterday),
         ))  # fmt: skip
-        gaps = [name for name, start in starts.items() if counts.get(name, 0) <= (yesterday - start).days]
-        if not gaps:
+        some = [name for name, start in starts.items() if counts.get(name, 0) <= (yesterday - start).days]
+        if not some:
             return []
-        stored = set(self._db.query(
-            f"SELECT metrics, metric_date FROM bi_metrics WHERE {_FOR_DATES}",
-            (_some(gaps), min(starts[name] for name in gaps), yesterday),
+        known = set(self._db.query(
+            f"SELECT metric, metric_date FROM bi_metric_state WHERE {_STATES_FOR_DATES}",
+            (_some(some), min(starts[name] for name in some), yesterday),
         ))  # fmt: skip
-        return [(name, day) for name in sorted(gaps) for day in date_range(starts[name], yesterday)
-                if (name, day) not in stored]  # fmt: skip
+        return [(name, day) for name in sorted(some) for day in date_range(starts[name], yesterday)
+                if (name, day) not in known]  # fmt: skip
 
-    def not_final(self, names: Collection[str], today: date) -> list[Cell]:
-        """Return the rows of dates before today that are not final, at any age, by metric and date."""
+    def due(self, nightly: Mapping[str, bool], today: date) -> list[DueCell]:
+        """Return the cells that a night must compute, by date: open, reopened, or missing after a first row."""
+        return self._due_of(self._not_final(self.mended_since(today)), nightly, today)
+
+    def _not_final(self, since: date) -> Sequence[tuple[str, date, State, str]]:
+        """Return the cells from a date on that are not final, by date, with the time of their last failure."""
+        return self._db.query(
+            "SELECT metric, metric_date, state, COALESCE(CAST(failed_at AS CHAR), '') FROM bi_metric_state "
+            "WHERE metric_date >= %s AND state <> 'final' ORDER BY metric_date", (since,),
+        )  # fmt: skip
+
+    def _due_of(
+        self, not_final: Sequence[tuple[str, date, State, str]], nightly: Mapping[str, bool], today: date
+    ) -> list[DueCell]:
+        found = [row for row in not_final if row[0] in nightly and row[1] < today and row[2] != "waiting"]
+        first = self.first_dates(nightly) if any(row[2] == "missing" for row in found) else {}
+        return [DueCell(name, day, state == "missing", failed_at) for name, day, state, failed_at in found
+                if state != "missing" or day > first.get(name, today)]  # fmt: skip
+
+    def too_old(self, nightly: Collection[str], today: date) -> list[Cell]:
+        """Return the reopened and open cells that nights leave alone, because their dates are too old."""
         found = self._db.query(
-            "SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE metric_date < %s "
-            # Days since 1970, for the end of the date in UTC; then the zone's offset, at its lowest.
-            "AND UNIX_TIMESTAMP(updated_at) < (TO_DAYS(metric_date) - 719527) * 86400 - %s ORDER BY 1, 2",
-            (today, _lowest_offset(self._zone)),
-        )
-        wanted = set(names)
-        return [(name, day) for name, day, updated in found if name in wanted and not self.is_final(day, updated)]
+            "SELECT metric, metric_date FROM bi_metric_state WHERE metric_date < %s AND state IN ('open', 'reopened') "
+            "ORDER BY 1, 2", (self.mended_since(today),),
+        )  # fmt: skip
+        return [(name, day) for name, day in found if name in nightly]
 
-    def status(self, names: Collection[str], today: date) -> dict[str, Status]:
-        """Return the state of each metric that has rows; rows of dates after today do not count."""
-        spans = self._db.query(
-            "SELECT metrics, MIN(metric_date), MAX(metric_date), COUNT(*) FROM bi_metrics "
-            "WHERE metrics IN %s AND metric_date <= %s GROUP BY metrics",
-            (_some(names), today),
-        )
-        newest_final: dict[str, date] = {}
-        for name, day, updated in self._db.query(
-            f"SELECT metrics, metric_date, UNIX_TIMESTAMP(updated_at) FROM bi_metrics WHERE {_FOR_DATES} ORDER BY 2",
-            (_some(names), today - LOOK_BACK_DAYS * ONE_DAY, today),
-        ):
-            if self.is_final(day, updated):
-                newest_final[name] = day
-        wrote = self.fingerprints([(name, newest) for name, _, newest, _ in spans])
-        last_runs = {row[0]: row[1:] for row in self._db.query(
-            "SELECT r.metric, CAST(r.created_at AS CHAR), r.milliseconds, r.status, r.error FROM bi_metric_runs AS r "
-            "JOIN (SELECT MAX(id) AS id FROM bi_metric_runs WHERE metric IN %s GROUP BY metric) AS last USING (id)",
-            (_some(names),),
-        )}  # fmt: skip
-        return {
-            name: Status(first, newest, newest_final.get(name), rows, wrote.get(name), *last_runs.get(name, ()))
-            for name, first, newest, rows in spans
-        }
-
-    def fingerprints(self, places: Iterable[Cell]) -> dict[str, str]:
-        """Return the fingerprint of the SQL that last wrote the row of each place, by metric."""
+    def newest_helper_dates(self, since: date) -> dict[str, date]:
+        """Return the newest date of each helper that has a cell from `since` on."""
         return dict(self._db.query(
-            "SELECT metric, fingerprint FROM bi_metric_runs "
-            "WHERE (metric, metric_date) IN %s AND status = 'ok' ORDER BY id",
-            (tuple(places) or (("", date.min),),),
+            "SELECT metric, MAX(metric_date) FROM bi_metric_state "
+            "WHERE metric_date >= %s AND is_helper AND state <> 'missing' GROUP BY metric", (since,),
         ))  # fmt: skip
 
-    def edits(self, names: Collection[str], since: date) -> list[Edit]:
-        """Return the changes of final rows of dates from `since` on, the newest first."""
-        found = self._db.query(
-            "SELECT metric, metric_date, changes FROM bi_metric_runs "
-            "WHERE metric IN %s AND metric_date >= %s AND changes IS NOT NULL ORDER BY id DESC",
-            (_some(names), since),
+    def final_cells(self, since: date) -> set[Cell]:
+        """Return the final cells of dates from `since` on."""
+        query = "SELECT metric, metric_date FROM bi_metric_state WHERE metric_date >= %s AND state = 'final'"
+        return {(name, day) for name, day in self._db.query(query, (since,))}
+
+    def older_sql(self, definitions: Mapping[str, str]) -> list[Cell]:
+        """Return the final cells that another definition than the present one computed, by name and date."""
+        known = self._db.query(
+            "SELECT DISTINCT metric, definition FROM bi_metric_state WHERE metric IN %s AND definition IS NOT NULL",
+            (_some(definitions),),
         )
-        return [Edit(*row) for row in found]
+        older = [(name, text) for name, text in known if text != definitions[name]]
+        if not older:
+            return []
+        return list(self._db.query(
+            "SELECT metric, metric_date FROM bi_metric_state WHERE (metric, definition) IN %s AND state = 'final' "
+            "ORDER BY 1, 2", (older,),
+        ))  # fmt: skip
 
-    def future_dates(self, today: date) -> list[Cell]:
-        """Return the rows of dates after today."""
-        query = "SELECT metrics, metric_date FROM bi_metrics WHERE metric_date > %s ORDER BY 1, 2"
-        return [(name, day) for name, day in self._db.query(query, (today,))]
+    def definitions(self, names: Collection[str]) -> dict[str, set[str]]:
+        """Return the definitions that computed the cells of each name."""
+        found: dict[str, set[str]] = {}
+        for name, text in self._db.query(
+            "SELECT DISTINCT metric, definition FROM bi_metric_state WHERE metric IN %s AND definition IS NOT NULL",
+            (_some(names),),
+        ):
+            found.setdefault(name, set()).add(text)
+        return found
 
 
-def by_metric(places: Iterable[Cell]) -> dict[str, list[date]]:
-    """Return the dates of each metric, in their order; a metric without any has an empty list."""
+def by_name(cells: Iterable[Cell]) -> dict[str, list[date]]:
+    """Return the dates of each name, in their order; a name without any has an empty list."""
     found: dict[str, list[date]] = defaultdict(list)
-    for name, day in places:
+    for name, day in cells:
         found[name].append(day)
     return found
 
@@ -334,8 +456,6 @@ def _some(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names) or ("",)
 
 
-@lru_cache
-def _lowest_offset(zone: tzinfo | None) -> int:
-    """Return the lowest offset from UTC that the zone has at a midnight since 1970, in seconds."""
-    days = (date(1970, 1, 4) + timedelta(days=28 * n) for n in range(13 * 68))
-    return min((day.toordinal() - 719_162) * 86_400 - day_end(day, zone) for day in days)
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), _ROWS_PER_STATEMENT):
+        yield items[start : start + _ROWS_PER_STATEMENT]

@@ -48,7 +48,7 @@ def cluster() -> Iterator[Cluster]:
 def database(cluster: Cluster) -> Database:
     """The cluster's database without a metric, in the place of the private server of other tests."""
     with cluster.connect() as connection:
-        for table in ("bi_metrics", "bi_metric_runs"):
+        for table in ("bi_metrics", "bi_metric_state", "bi_metric_changes"):
             connection.cursor().execute(f"DELETE FROM game.{table}")
     return Database(cluster.node(0).server, "game", None)
 
@@ -56,9 +56,7 @@ def database(cluster: Cluster) -> Database:
 @pytest.fixture
 def shipped(project: Project, cluster: Cluster) -> Project:
     """The shipped metrics; commands go through the proxy."""
-    for path in (ROOT / "sql").rglob("*.sql"):
-        if path.name != "schema.sql":
-            project.write(str(path.relative_to(ROOT / "sql")), path.read_text())
+    project.write_shipped()
     project.env = {
         "DB_SOCKET": "", "DB_HOST": "127.0.0.1", "DB_PORT": str(cluster.proxy_port), "DB_USER": ACCOUNT,
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=100)),
@@ -87,7 +85,7 @@ def expected(shipped: Project, cluster: Cluster, known: dict[str, Rows]) -> Rows
         loaded = shipped.run("--initial", DATES[0], DATES[-1])
         assert (loaded.returncode, loaded.stderr) == (0, "")
         known["rows"] = stored(cluster, 0)
-        cluster.node(0).execute("DELETE FROM game.bi_metrics", "DELETE FROM game.bi_metric_runs")
+        cluster.node(0).execute("DELETE FROM game.bi_metrics", "DELETE FROM game.bi_metric_state")
     assert len(known["rows"]) == len(DATES) * METRICS
     return known["rows"]
 

@@ -1,0 +1,375 @@
+"""One batch in the open transaction: run its files, look at every row, store what follows for other cells."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import groupby
+from pathlib import PurePosixPath
+
+from src.dates import ONE_DAY, ranges, span
+from src.db_manager import DatabaseManager, Row
+from src.errors import DateError, StatementError
+from src.metric_file.file import Kind, MetricFile, Mode
+from src.metric_file.header import HeaderLine
+from src.metric_file.step import Parameters, Step
+from src.metric_file.text import Statement
+from src.running.finality import Written, reopened
+from src.running.plan import Batch
+from src.running.select_rows import QueryError, as_sql, values_of
+from src.server.codes import LOCK_GONE, TRANSIENT
+from src.sql_loader import Catalog
+from src.storage.changes import Change, compare
+from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, Replaced
+from src.wording import count
+
+log = logging.getLogger("bi_metrics")
+sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
+
+# MySQL's warning for VALUES(column), the only form every server reads; the note of DROP TEMPORARY TABLE IF EXISTS.
+HARMLESS_WARNINGS = (1287, 1051)
+CUT_VALUES = frozenset({1260, 1264, 1265, 1292, 1366, 1406})  # warnings of a SELECT, errors of a strict INSERT
+REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
+CHECKS_PER_QUERY = 100
+ROWS_SHOWN = 3  # of a check that failed
+SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one execution of a file did."""
+
+    step: Step
+    milliseconds: int
+    has_written: bool  # a table other than bi_metrics, by the server's count of rows
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of a batch. `error` is set if it failed as a whole and the run went on."""
+
+    batch: Batch
+    steps: tuple[StepResult, ...] = ()
+    changes: tuple[Change, ...] = ()  # one per row written
+    open_from: date | None = None  # the first date that had not ended when the transaction began
+    reopened: int = 0  # cells of other dates or metrics that were current, and must be computed again
+    redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
+    milliseconds: int = 0
+    left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
+    not_run: frozenset[str] = frozenset()  # names that failed or were left out
+    error: DateError | None = None
+
+
+class Computation:
+    """Computes batches of `catalog` in transactions that its caller opens and ends. `today` decides what is due."""
+
+    def __init__(
+        self, database: DatabaseManager, store: MetricStore, catalog: Catalog, parameters: Parameters, today: date,
+        run_id: str,
+    ) -> None:  # fmt: skip
+        self._db = database
+        self._store = store
+        self._catalog = catalog
+        self._parameters = parameters
+        self._today = today
+        self._run_id = run_id
+        self._blank_text = f"{BLANK} {secrets.token_hex(8)}"
+
+    def compute(self, batch: Batch, starts_anew: bool = False) -> BatchResult:
+        """Compute the cells of a batch, and look at each row: nothing is taken on trust.
+
+        With `starts_anew`, no row of the day before is built on. Raises DateError, which names the file at fault, and
+        StatementError.
+        """
+        clock = time.monotonic()
+        before = self._store.before(batch.metrics, batch.helpers, batch.dates)
+        if not before.holds_lock:
+            raise DateError(f"{batch.label}: this run lost its lock: a file released it, or a proxy switched sessions",
+                            LOCK_GONE)  # fmt: skip
+        if starts_anew:
+            before = replace(before, states={})
+        self._blank(batch, before)
+        results = [self._execute(step, before) for step in self.steps(batch, before)]
+        changes = self._read_back(batch, before, results)
+        self._ask_checks([result.step for result in results])
+        computed = self._computed(results)
+        redefined = self._redefined(batch, before, computed)
+        self._store.write_states(computed, before.moment, self._run_id)
+        reopened_cells = self._store.reopen(self._reopened(batch, before, results, changes))
+        self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
+        open_from = next((day for day in batch.dates if not self._store.has_ended(day, before.moment)), None)
+        return BatchResult(batch, tuple(results), tuple(changes), open_from, len(reopened_cells), redefined,
+                           round((time.monotonic() - clock) * 1000))  # fmt: skip
+
+    def reconcile(self) -> None:
+        """Let the states say what is true of the rows, whatever was done by hand since the last run."""
+        self._store.reconcile(self._catalog.nightly, self._today)
+
+    # --- which files run, for which dates -----------------------------------------------------------------------------
+
+    def steps(self, batch: Batch, before: Before) -> Iterator[Step]:
+        """Yield the executions of a batch: a set-based file once for all dates, any other once for each.
+
+        A helper that is only needed is left out on dates on which its cell is current. A work table has no dates, so it
+        and the files that read it run date by date: the work table is filled for a date, then each of them runs.
+        """
+        work_files = {file.name: file for file in batch.files if file.is_work_table}
+        filled: dict[str, date] = {}  # work table -> the date that it holds
+
+        def work_tables_of(file: MetricFile) -> tuple[str, ...]:
+            names = self._catalog.work_tables_of(file.name)
+            return tuple(name for name in work_files if name in names)
+
+        files = [file for file in batch.files if not self._is_run_for_its_readers(file)]
+        for tables, group in groupby(files, key=work_tables_of):
+            if not tables:
+                for file in group:
+                    yield from self._steps_of(file, batch, before)
+                continue
+            readers = list(group)
+            for day in batch.dates:
+                for name in tables:
+                    if filled.get(name) != day:
+                        yield Step(work_files[name], (day,), self._parameters)
+                        filled[name] = day
+                for file in readers:
+                    yield from self._steps_of(file, replace(batch, dates=(day,)), before)
+
+    def _is_run_for_its_readers(self, file: MetricFile) -> bool:
+        """Tell whether a file is a work table that some file reads."""
+        return file.is_work_table and bool(self._catalog.readers_of_work_table(file.name))
+
+    def _steps_of(self, file: MetricFile, batch: Batch, before: Before) -> Iterator[Step]:
+        dates: Sequence[date] = batch.dates
+        if file.name in batch.if_needed:
+            dates = [day for day in dates if not before.is_current(file.name, day)]
+        initial = self._catalog.initial_files.get(file.name)
+        if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file.name, dates[0], before):
+            log.info("%s %s: no row to build on on the day before, so %s runs", batch.label, file.name, initial.path)
+            file = initial
+        if not file.is_set_based:
+            yield from (Step(file, (day,), self._parameters) for day in dates)
+            return
+        for run in ranges(dates):
+            yield Step(file, tuple(run), self._parameters)
+
+    def _may_build_on(self, name: str, day: date, before: Before) -> bool:
+        """Tell whether the cell of the day before is current and of the present definition."""
+        known = before.state(name, day - ONE_DAY)
+        return before.is_current(name, day - ONE_DAY) and known.definition in (None, self._catalog.definition(name))
+
+    # --- one file -----------------------------------------------------------------------------------------------------
+
+    def _blank(self, batch: Batch, before: Before) -> None:
+        """Overwrite the rows of INSERT metrics, so that one which its file does not compute shows."""
+        names = [file.name for file in batch.files if file.kind is Kind.INSERT]
+        if not any(name in names for name, _ in before.rows):
+            return
+        try:
+            self._store.blank(names, batch.dates, self._blank_text)
+        except StatementError as error:
+            if error.code not in REFUSES_A_VALUE:
+                raise
+            raise DateError(
+                f'{batch.label}: bi_metrics refuses "{BLANK} ...", which every run writes before it computes a row: '
+                f"{error}; let the CHECK or the trigger allow a JSON string",
+                error.code,
+            ) from error
+
+    def _execute(self, step: Step, before: Before) -> StepResult:
+        clock = time.monotonic()
+        log.info("%s %s: start", step.label, step.file.path)
+        for sql in step.cleanup:
+            self._db.execute(sql)
+        rows_of_metrics = rows_of_others = 0
+        query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
+        lasting = {statement.number for statement in step.file.lasting_writes()}
+        for statement, sql in zip(step.file.statements, step.statements, strict=True):
+            try:
+                if statement is query:
+                    self._store_rows_of(step, sql)
+                    continue
+                wrote = self._db.execute(sql)
+            except (StatementError, QueryError) as error:
+                raise self._file_error(step, statement, error) from error
+            if statement.writes_metrics:
+                rows_of_metrics += wrote
+            elif statement.number in lasting:
+                rows_of_others += wrote
+            if self._db.warnings:
+                _log_warnings(step, self._db.query("SHOW WARNINGS"))
+        if step.file.kind is Kind.INSERT:
+            self._refuse_other_rows(step, rows_of_metrics, before)
+            self._store_empty(step)
+        milliseconds = round((time.monotonic() - clock) * 1000)
+        log.info("%s %s: %s ms", step.label, step.file.path, milliseconds)
+        return StepResult(step, milliseconds, rows_of_others > 0)
+
+    def _store_rows_of(self, step: Step, sql: str) -> None:
+        """Store what a SELECT returns as the rows of its metric."""
+        with self._db.select(sql) as (columns, rows):
+            fields, values = values_of(step, columns, rows)
+        if self._db.warnings:
+            warnings = self._db.query("SHOW WARNINGS")
+            _log_warnings(step, warnings)
+            for _, code, text in warnings:
+                if code in CUT_VALUES:
+                    raise QueryError(f"({code}) {text}; an INSERT would refuse such a value, so this does too")
+        expressions = {day: as_sql(value) for day, value in values.items()}
+        self._store.write(step.file.name, step.file.data_type, as_sql(fields)[1][0], expressions)
+
+    def _refuse_other_rows(self, step: Step, affected: int, before: Before) -> None:
+        """Raise DateError if an INSERT has written more rows than those of its metric and dates.
+
+        An upsert counts 1 for a new row and 2 for one that was there: it was blank, so it changed.
+        """
+        there = sum((step.file.name, day) in before.rows for day in step.dates)
+        if affected > len(step.dates) + there:
+            wrote = f"wrote {affected - there} rows for {count(len(step.dates), 'date')}"
+            raise self._refusal(step, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
+
+    def _store_empty(self, step: Step) -> None:
+        """Store the value of `-- Empty:` for each date without a row."""
+        file = step.file
+        if file.empty_value is not None:
+            rows = self._store.rows([file.name], step.dates)
+            computed = {day for _, day, row in rows if row.value_list != f'"{self._blank_text}"'}
+            values = {day: ("%s", [file.empty_value]) for day in step.dates if day not in computed}
+            self._store.write(file.name, file.data_type or "card", "[]", values)
+
+    # --- what must hold before COMMIT ---------------------------------------------------------------------------------
+
+    def _read_back(self, batch: Batch, before: Before, results: Sequence[StepResult]) -> list[Change]:
+        """Read every row and keep final values that were replaced. Raises DateError for one that was not computed."""
+        changes: dict[Cell, Change] = {}
+        replaced: list[Replaced] = []
+        for name, day, row in self._store.rows(batch.metrics, batch.dates):
+            if self._blank_text in row.value_list:
+                continue
+            old = before.rows.get((name, day))
+            if old is not None and BLANK_ROW.fullmatch(old.value_list):  # left by a file that ended its transaction
+                old = None
+            was_final = before.state(name, day).state in ("final", "reopened")
+            change = changes[name, day] = compare(name, day, old, row, was_final)
+            if old and change.kind == "changed" and was_final:
+                replaced.append(Replaced(name, day, old.value_list, row.value_list))
+                log.info("%s", change)
+        for name in batch.metrics:
+            missing = [day for day in batch.dates if (name, day) not in changes]
+            if missing:
+                step = next(result.step for result in reversed(results) if result.step.file.name == name)
+                raise self._refuse_missing(step, missing)
+        self._store.keep_replaced(replaced, before.moment, self._run_id)
+        return list(changes.values())
+
+    def _refuse_missing(self, step: Step, missing: Sequence[date]) -> DateError:
+        file = step.file
+        if file.is_set_based and len(step.dates) > 1:
+            what = f"no row for {len(missing)} of {len(step.dates)} dates, the first {missing[0]}; it must fill all"
+        else:
+            what = f"no row of '{file.name}' for {missing[0]}; check what it writes to metrics and metric_date"
+        return self._refusal(step, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
+
+    def _ask_checks(self, steps: Sequence[Step]) -> None:
+        """Ask every `-- Check:` for each date; a row that comes back raises DateError."""
+        queries = [
+            (step, check, step.check(check, day))
+            for step in steps for day in step.dates for check in step.file.script.checks
+        ]  # fmt: skip
+        for start in range(0, len(queries), CHECKS_PER_QUERY):
+            part = queries[start : start + CHECKS_PER_QUERY]
+            if self._some_may_fail([sql for _, _, sql in part]):
+                for query in part:
+                    self._ask_check(*query)
+
+    def _some_may_fail(self, queries: Sequence[str]) -> bool:
+        """Ask many checks in one query; true if one returns a row, or if they do not run like this."""
+        try:
+            return any(self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0])
+        except StatementError as error:
+            if error.code in TRANSIENT:
+                raise
+            return True
+
+    def _ask_check(self, step: Step, check: HeaderLine, sql: str) -> None:
+        place = f"{step.label}: {step.file.path}:{check.line}"
+        try:
+            rows = self._db.query(sql)
+        except StatementError as error:
+            raise DateError(f"{place}: check: {error}", error.code, step.file.name, step.dates) from error
+        if rows:
+            text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
+            shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
+            message = f"{place}: check failed: {text} returned {count(len(rows), 'row')}: {shown}"
+            raise DateError(f"{message}. {self._disable_hint(step.file)}", -1, step.file.name, step.dates)
+
+    # --- what follows for this cell and for others --------------------------------------------------------------------
+
+    def _computed(self, results: Sequence[StepResult]) -> list[Computed]:
+        return [
+            Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
+                     file.path)
+            for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
+        ]  # fmt: skip
+
+    def _redefined(self, batch: Batch, before: Before, computed: Sequence[Computed]) -> frozenset[str]:
+        """Return the names that had cells of other definitions only."""
+        present = {cell.name: cell.definition for cell in computed}
+        others = {name for (name, _), known in before.states.items()
+                  if known.definition and known.definition != present.get(name, known.definition)}  # fmt: skip
+        if not others:
+            return frozenset()
+        stored = self._store.definitions(others)
+        return frozenset(name for name in others if present[name] not in stored[name])
+
+    def _reopened(
+        self, batch: Batch, before: Before, results: Sequence[StepResult], changes: Sequence[Change]
+    ) -> list[tuple[str, date, date]]:
+        """Return the cells that were computed from what this transaction has changed."""
+        changed: dict[str, list[date]] = {}
+        computed: dict[str, int] = {}  # how many dates of each name
+        for change in changes:
+            if change.kind != "unchanged":
+                changed.setdefault(change.metric, []).append(change.metric_date)
+        for result in results:
+            name, dates = result.step.file.name, result.step.dates
+            if result.step.file.is_work_table:
+                continue
+            computed[name] = computed.get(name, 0) + len(dates)
+            if result.has_written:
+                changed.setdefault(name, []).extend(dates)
+            elif result.step.file.is_helper:
+                new = [day for day in dates if before.state(name, day).state == "missing"]
+                changed.setdefault(name, []).extend(new)
+        partly = frozenset(name for name, dates in computed.items() if dates < len(batch.dates))
+        written = Written(batch.dates, list(computed), partly, {name: days for name, days in changed.items() if days})
+        catalog = self._catalog
+        return reopened(written, catalog.dependents, catalog.reads, catalog.early_dependents, catalog.helper_names)
+
+    # --- errors of a file ---------------------------------------------------------------------------------------------
+
+    def _file_error(self, step: Step, statement: Statement, error: StatementError | QueryError) -> DateError:
+        code = error.code if isinstance(error, StatementError) else -1
+        message = f"{step.label}: {step.place(statement, str(error))}: {error}"
+        if code not in TRANSIENT:
+            message = f"{message}. {self._disable_hint(step.file)}"
+        return DateError(message, code, step.file.name, step.dates)
+
+    def _refusal(self, step: Step, dates: Sequence[date], what: str) -> DateError:
+        message = f"{span(dates)}: {step.file.path}: {what}. {self._disable_hint(step.file)}"
+        return DateError(message, -1, step.file.name, step.dates)
+
+    def _disable_hint(self, file: MetricFile) -> str:
+        paths = [each.path for each in self._catalog.files_of(file.name)]
+        names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
+        return f"To run without this metric: rename {' and '.join(paths)} to {names}"
+
+
+def _log_warnings(step: Step, rows: Iterable[Row]) -> None:
+    for level, code, message in rows:
+        if code not in HARMLESS_WARNINGS:
+            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, message)

@@ -1,0 +1,48 @@
+"""What the tests themselves stand on: a command called in process leaves no trace, a killed test run no server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Project, metric_sql
+from tests.workload import wait_until
+
+
+def surroundings() -> tuple[object, ...]:
+    """Return all that a command may change in its process."""
+    logger = logging.getLogger("bi_metrics")
+    return (
+        dict(os.environ), Path.cwd(), sys.stdout, sys.stderr, [signal.getsignal(n) for n in signal.valid_signals()],
+        logger.handlers[:], logger.level, logger.propagate, set(os.listdir("/proc/self/fd")),
+    )  # fmt: skip
+
+
+def test_a_command_called_in_process_leaves_everything_as_it_was(project: Project) -> None:
+    project.write("m.sql", metric_sql("m"))
+    threads, before = threading.active_count(), surroundings()
+    assert project.run("2025-01-15", env={"LOG_LEVEL": "DEBUG", "METRICS_ON_END": "true"}).returncode == 0
+    assert project.run("2025-01-15", env={"DB_PORT": "x"}).returncode == 2
+    assert project.list("--status").returncode == 0
+    assert project.list("--help").stdout.startswith("usage: list_metrics.py")
+    wait_until(lambda: threading.active_count() == threads)  # those that wait for signals end by themselves
+    assert surroundings() == before
+
+
+@pytest.mark.slow
+def test_a_test_run_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
+    words = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'run'}", "tests/test_recovery.py"]
+    run = subprocess.Popen([sys.executable, "-m", "pytest", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    pid_files = (tmp_path / "run").rglob
+    wait_until(lambda: any(file.read_text() for file in pid_files("pid")), 60)
+    (server,) = (int(file.read_text()) for file in pid_files("pid"))
+    run.kill()
+    run.wait()
+    wait_until(lambda: not Path(f"/proc/{server}").exists(), 30)
