@@ -151,8 +151,9 @@ class Run:
             way = "ahead of" if ahead > 0 else "behind"
             log.warning("this machine's clock is %.0f s %s the server's; correct one of them", abs(ahead), way)
         self.catalog = replace(
-            self.catalog, stored=self.store.names(), views=views_and_functions(self.database, self.catalog)
-        )
+            self.catalog, stored=self.store.names(), computed=self.store.computed(),
+            views=views_and_functions(self.database, self.catalog),
+        )  # fmt: skip
         self._check_files()
         files = self._files_that_may_run()
         _refuse([*wrong_engines(self.database, files), *hidden_tables(self.database, files)])

@@ -1,29 +1,31 @@
-"""The long search for a history after which a final row is wrong: random metrics, random events, a real server.
+"""The long search for a history that breaks a promise about cells: random metrics, random steps, real servers.
 
-python -m benchmarks.histories [--engine mariadb|mysql|mariadb-11.8] [--count 2000] [--seed N]
+python -m benchmarks.histories [--engine mariadb|mysql|mariadb-11.8] [--count 2000] [--first N] [--processes N]
 
-What must hold is told in tests/histories.py. A counterexample is shrunk and printed as a story; the exit code is 1.
+tests/histories.py tells what must hold. A counterexample is made simpler and printed as a story; the exit code is then
+1. Each history has a number: `--first 1234 --count 1` lets one happen again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from demo.server import Server
 from tests.conftest import FAST, ROOT, Database, connect, run_script
 from tests.engines import INSTALLS, install
-from tests.histories import History, Untrue, World, histories
+from tests.histories import World, random_history
 
 
 @contextmanager
@@ -34,7 +36,6 @@ def world(engine: str) -> Iterator[World]:
     server = Server(folder / "server", chosen, FAST[chosen.name])
     server.start()
     try:
-        print(f"engine: {chosen.name} {chosen.version}", flush=True)
         connection = connect(server)
         run_script(connection, "CREATE DATABASE histories CHARACTER SET utf8mb4; USE histories;")
         run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
@@ -45,44 +46,41 @@ def world(engine: str) -> Iterator[World]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def search(there: World, count: int, number: int, happened: Counter[str]) -> str:
-    """Live `count` random histories and return the story of the shortest that fails; empty where none does."""
-
-    @seed(number)
-    @settings(
-        max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False, print_blob=False,
-    )  # fmt: skip
-    @given(histories())
-    def each(history: History) -> None:
-        happened["histories"] += 1
-        happened.update(type(event).__name__ for event in history.events)
-        there.live(history)
-
-    try:
-        each()
-    except Untrue as error:
-        return f"{error}\n\n{error.history!r}"
-    return ""
+def search(engine: str, numbers: Sequence[int]) -> tuple[Counter[str], str]:
+    """Live the histories with some numbers; return figures, and the first counterexample, empty if there is none."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server ends too
+    figures, story = Counter[str](), ""
+    with world(engine) as there:
+        for number in numbers:
+            history = random_history(number)
+            figures.update(["histories", *(step[0] for step in history.steps)])
+            if story := there.counterexample(history):
+                print(f"history {number}: {story}\n", flush=True)
+                break
+        figures.update(runs=there.runs, commits=there.commits)
+        figures["looks at a current row"] += there.rows_checked
+    return figures, story
 
 
 def main() -> int:
-    """Search, and print figures; 1 where a history was found."""
+    """Search, and print figures; 1 if a counterexample was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=INSTALLS, default="mariadb")
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first history")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     call = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server ends too
-    clock, happened = time.monotonic(), Counter[str]()
-    with world(call.engine) as there:
-        found = search(there, call.count, call.seed, happened)
-    seconds = time.monotonic() - clock
-    print(f"seed {call.seed}: {happened.pop('histories'):,} histories in {seconds:.0f} s: "
-          + ", ".join(f"{number:,} {name}" for name, number in sorted(happened.items())))  # fmt: skip
-    print(f"{there.runs:,} runs, {there.commits:,} transactions, {there.rows_checked:,} looks at a final row")
-    print(found or "No counterexample.")
-    return 1 if found else 0
+    clock, chosen = time.monotonic(), install(call.engine)
+    print(f"engine: {chosen.name} {chosen.version}", flush=True)
+    numbers = range(call.first, call.first + call.count)
+    with ProcessPoolExecutor(call.processes, get_context("spawn")) as pool:
+        jobs = [pool.submit(search, call.engine, numbers[n :: call.processes]) for n in range(call.processes)]
+        results = [job.result() for job in jobs]
+    figures = sum((each for each, _ in results), Counter[str]())
+    print(f"{time.monotonic() - clock:,.0f} s: " + ", ".join(f"{n:,} {name}" for name, n in figures.most_common()))
+    is_broken = any(story for _, story in results)
+    print("A promise does not hold." if is_broken else "No counterexample.")
+    return int(is_broken)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,8 @@ class MetricRunner:
         try:
             self._connect_if_lost()
             with self._db.transaction():
+                if not self._is_reconciled:  # if yesterday and today fail, the night still has to know what is due
+                    self._computation.reconcile()
                 if error.partly_stored:
                     self._store.reopen([(name, batch.dates[0], batch.dates[-1]) for name in batch.names])
                 self._store.fail(cells, str(error), self._store.moment())

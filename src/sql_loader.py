@@ -31,6 +31,7 @@ class Catalog:
     files: tuple[MetricFile, ...]
     parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
+    computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
     views: Mapping[str, str] = field(default_factory=dict)  # views and stored functions, lower case; "" is unreadable
 
     # --- files and names ----------------------------------------------------------------------------------------------
@@ -186,8 +187,8 @@ class Catalog:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """Every name that has a file, also a disabled one, or rows."""
-        return frozenset(self.by_name) | (self.stored or frozenset())
+        """Every name that has a file, also a disabled one, or rows, or cells."""
+        return frozenset(self.by_name) | (self.stored or frozenset()) | self.computed
 
     @cached_property
     def every_metric(self) -> frozenset[str]:

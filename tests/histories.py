@@ -1,14 +1,19 @@
-"""Random metrics and random histories on a real server, and the two promises about rows that are final.
+"""Random metrics and random histories on a real server, and the promises about cells (docs/design.md, "Final").
 
-Beside each row the test keeps what its file read when it wrote the row: the rows of bi_metrics and the days of the
-source, taken inside the run's own transaction just before the statement. Then
+Beside each row the test keeps what its file read when it wrote the row: rows of bi_metrics, rows of helpers' tables and
+days of the source, taken inside the run's own transaction just before the statement. The promises:
 
-- fresh: at every point of every history, what a final row has read is still as it was read;
-- mended: once each date whose source has changed was run again, nights (or the commands that a run prints) leave
-  nothing due, and the table equals a full load of an empty one.
+- fresh: what a current row has read is still as it was read; absence counts;
+- settled: nothing that a final row has read, directly or through others, is due;
+- no loss: a run computes no current cell that it was not asked for; the due dates of a night ask for none;
+- first: the first transaction of a night gives yesterday's rows of all that does not fail;
+- progress: a night has at most 2 + lookback + 31 transactions, times 1 + the metrics that fail; nights end what is due,
+  except cells that fail and their dependents of the same date;
+- mended: once each date whose source has changed was run again, nights leave every row of the dates that they mend as
+  a full computation gives it, and final, or waiting for a cell that is due.
 
-The source only grows, and each late event has an amount of its own, so that a changed date always shows in its row:
-late data that leave the row of their own date as it was can be seen by no rule (docs/design.md, "Final").
+The source only grows or is purged, and each event has an amount of its own, so that a changed date always shows in its
+row: late data that leave the row of their own date as it was can be seen by no rule.
 """
 
 from __future__ import annotations
@@ -17,213 +22,209 @@ import io
 import json
 import logging
 import re
-import shlex
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from random import Random
 from typing import Any, TypeAlias
 from unittest.mock import patch
-
-from hypothesis import strategies as st
 
 import run_metrics
 from config.database import Settings, load_settings
 from src.db_manager import DatabaseManager
-from src.display.repairs import repair_lines
 from src.errors import MetricsError, StatementError
 from src.running.plan import RunArguments
 from src.server.interruption import Interruption
 from tests.conftest import Database
 
 START = date(2025, 3, 10)  # the day on which each history begins
-ALL = 9999  # days back: every earlier date
-LIMIT = 1_000_003  # sums over rows stay below it, so that no chain of four leaves BIGINT
-MOST_NIGHTS = 6  # after which nothing may be due, where no date fails
+OLDEST = START - timedelta(days=30)  # the source and every sum begin here
 ONE_DAY = timedelta(days=1)
+ALL = 9999  # days back: every earlier date
+LIMIT = 1_000_003  # sums over rows stay below it, so that no chain of metrics leaves BIGINT
+MOST_METRICS = 6
+MOST_NIGHTS = 8  # after which only what fails may be due
+EVERY_METRIC = tuple(f"m{n}" for n in range(20))  # m13 is m3 under a new name
+HELPER_TABLES = [f"t_h{n}" for n in range(MOST_METRICS)]
+OTHER_TABLES = [*HELPER_TABLES, *(f"t_w{n}" for n in range(MOST_METRICS))]
 
-SOURCE = """
+SOURCE = f"""
 CREATE TABLE events (id BIGINT AUTO_INCREMENT PRIMARY KEY, day DATE NOT NULL, amount BIGINT NOT NULL, KEY (day));
-CREATE TABLE fails (metric INT NOT NULL, day DATE NOT NULL, zero INT NOT NULL DEFAULT 0);
-CREATE VIEW metric_rows AS SELECT metrics, metric_date, value_list FROM bi_metrics;
+CREATE TABLE fails (metric INT NOT NULL, since DATE NOT NULL, until DATE NOT NULL, zero INT NOT NULL DEFAULT 0);
+{"".join(f"CREATE TABLE {table} (day DATE PRIMARY KEY, n BIGINT NOT NULL);" for table in OTHER_TABLES)}
+CREATE VIEW helper_rows AS {" UNION ALL ".join(f"SELECT '{t[2:]}' AS name, day, n FROM {t}" for t in HELPER_TABLES)};
 """
-EMPTY = "DELETE FROM events; DELETE FROM fails; DELETE FROM bi_metrics; DELETE FROM bi_metric_runs"
+AMOUNTS = "SELECT day, SUM(amount) FROM events GROUP BY day"
+ROWS = "SELECT metrics, metric_date, value_list FROM bi_metrics"
+HELPER_ROWS = "SELECT name, day, n FROM helper_rows"
+# A row without a state counts as reopened; a state without a row, as missing.
+STATES = """
+SELECT m.metrics, m.metric_date, IF(COALESCE(s.state, 'missing') = 'missing', 'reopened', s.state) FROM bi_metrics m
+LEFT JOIN bi_metric_state s ON s.metric = m.metrics AND s.metric_date = m.metric_date
+UNION ALL SELECT metric, metric_date, state FROM bi_metric_state WHERE is_helper AND state <> 'missing'
+"""
+CURRENT = ("waiting", "final")
 
 Cell: TypeAlias = "tuple[str, date]"
-Content: TypeAlias = "int | str | None"  # a row's number; a text where a row holds none; None where there is no row
+Content: TypeAlias = "int | str | None"  # a row's number; a text if the row holds none; None if there is no row
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
+class _Brief:
+    """Shows the fields of a dataclass that are not as usual."""
+
+    def __str__(self) -> str:
+        there = ((field, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return ", ".join(f"{field.name}: {value}" for field, value in there if value != field.default)
+
+
 @dataclass(frozen=True)
-class Formula:
-    """What a file computes for a date: sums over days of the source and over rows of bi_metrics."""
+class Formula(_Brief):
+    """What a file computes for a date: sums over days of the source and over rows of others."""
 
     source: int | None = None  # the date and so many days before it
-    rows: tuple[str, int, int] | None = None  # a metric, and its rows from so many to so many days back
-    own: bool = False  # and the metric's own row of the day before
-    modulus: int = 0  # of the sum over rows; small ones make rows that stay the same though what they read changed
+    reads: tuple[str, ...] = ()  # names; "*" is every other metric
+    first: int = 0  # their rows, from so many days back
+    last: int = 0  # to so many
+    own: bool = False  # and the own row of the day before
+    modulus: int = LIMIT  # of the sum over rows; 3 makes rows that stay the same though what they read changed
+    factor: int = 1
 
-    def places(self, name: str, day: date) -> list[Cell]:
-        """Return the rows that it reads; ALL reaches back to a month before the first history."""
-        found = [(name, day - ONE_DAY)] if self.own else []
-        if self.rows:
-            metric, first, last = self.rows
-            oldest = max(day - timedelta(days=first), START - timedelta(days=30))
-            newest = day - timedelta(days=last)
-            found += [(metric, oldest + timedelta(days=n)) for n in range((newest - oldest).days + 1)]
-        return found
+    def cells(self, name: str, day: date) -> list[Cell]:
+        """Return the cells that it reads."""
+        names = [other for other in EVERY_METRIC if other != name] if "*" in self.reads else self.reads
+        own = [(name, day - ONE_DAY)] if self.own else []
+        return own + [(other, of) for other in names for of in _days(day, self.first, self.last)]
 
     def days(self, day: date) -> list[date]:
         """Return the days of the source that it looks at."""
-        if self.source is None:
-            return []
-        return [day - timedelta(days=n) for n in range(min(self.source, (day - START).days + 30) + 1)]
+        return [] if self.source is None else _days(day, self.source)
 
-    def value(self, seen: Seen) -> int:
-        """Compute the number from what was read, as the SQL does."""
-        rows = sum(content for content in seen.rows.values() if isinstance(content, int))
-        return (rows % self.modulus if self.modulus else rows) + sum(seen.source.values()) * self._scale
+    def value(self, name: str, day: date, rows: Mapping[Cell, Content], source: Mapping[date, int]) -> int:
+        """Compute the number, as the SQL does."""
+        numbers = {cell: number for cell in self.cells(name, day) if isinstance(number := rows[cell], int)}
+        own = numbers.pop((name, day - ONE_DAY), 0)
+        total = own + self.factor * sum(numbers.values())
+        of_source = self.factor * sum(source.get(of, 0) for of in self.days(day))
+        return total % self.modulus + LIMIT * of_source if self.reads else own + of_source
 
-    def sql(self, name: str, day: str, table: str) -> str:
-        """Return the SQL expression of the number for the date `day`; `table` is where rows are read."""
-        number = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)"
-        parts = []
-        if self.rows:
-            metric, first, last = self.rows
-            between = f"{day} - INTERVAL {first} DAY AND {day} - INTERVAL {last} DAY"
-            parts.append(f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE b.metrics = '{metric}' "
-                         f"AND b.metric_date BETWEEN {between}), 0)")  # fmt: skip
-        if self.own:
-            parts.append(f"COALESCE((SELECT {number} FROM bi_metrics b WHERE b.metrics = '{name}' "
-                         f"AND b.metric_date = {day} - INTERVAL 1 DAY), 0)")  # fmt: skip
-        rows = " + ".join(parts)
-        parts = [f"MOD({rows}, {self.modulus})" if self.modulus else rows] if parts else []
+    def sql(self, name: str) -> str:
+        """Return the SQL expression of the number for the date d.day."""
+
+        def total(number: str, table: str, where: str, column: str, first: int, last: int) -> str:
+            period = f"{column} BETWEEN d.day - INTERVAL {first} DAY AND d.day - INTERVAL {last} DAY"
+            return f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE {where}{period}), 0)"
+
+        def rows(name: str, which: str, first: int, last: int) -> str:
+            if name[0] == "h":
+                return total("b.n", f"t_{name}", "", "b.day", first, last)
+            number, where = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)", f"b.metrics {which} AND "
+            return total(number, "bi_metrics", where, "b.metric_date", first, last)
+
+        terms = [rows(name, f"= '{name}'", 1, 1)] if self.own else ["0"]
+        for other in self.reads:
+            which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
+            terms.append(f"{self.factor} * {rows(other, which, self.first, self.last)}")
+        number = " + ".join(terms)
+        of_source = "0"
         if self.source is not None:
-            parts.append(f"{self._scale} * COALESCE((SELECT SUM(e.amount) FROM events e "
-                         f"WHERE e.day BETWEEN {day} - INTERVAL {self.source} DAY AND {day}), 0)")  # fmt: skip
-        # Two rows in `fails` make the subquery an error. A number, for a name would be read as a row's.
-        parts.append(f"COALESCE((SELECT f.zero FROM fails f WHERE f.metric = {name[1:]} AND f.day = {day}), 0)")
-        return f"CAST({' + '.join(parts)} AS SIGNED)"
-
-    @property
-    def _scale(self) -> int:
-        return LIMIT if self.rows and self.modulus else 1
+            of_source = f"{self.factor} * {total('b.amount', 'events', '', 'b.day', self.source, 0)}"
+        return f"MOD({number}, {self.modulus}) + {LIMIT} * {of_source}" if self.reads else f"{number} + {of_source}"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How a file is written."""
+class Metric(_Brief):
+    """A metric (m3), a helper with dates (h3) or a work table (w3), and its files; the number is its place in the run.
 
-    is_select: bool = True
-    is_set_based: bool = False
-
-    def __str__(self) -> str:
-        return f"{'set-based' if self.is_set_based else 'per-date'} {'SELECT' if self.is_select else 'INSERT'}"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric and its files: one straight in sql/, or one for dates and an initial one."""
+    With `initial` there are two files, one for dates and an initial one; else one file serves both.
+    """
 
     name: str
-    words: str
     formula: Formula
-    shape: Shape = Shape()
-    initial: Formula | None = None  # where it is built on itself: what the initial file computes instead
-    initial_shape: Shape | None = None  # with it, or with `initial`, there are two files
+    initial: Formula | None = None
+    form: str = ""  # select or insert; of a helper, delete (and insert) or upsert
+    is_set_based: bool = False
     is_early: bool = False  # runs before what it reads
-    by_view: bool = False  # reads rows through a view, which its header declares
-    is_late: bool = False  # is added in the course of the history
-
-    def __str__(self) -> str:
-        shape = str(self.shape)
-        if self.has_both:
-            shape += f", {self.initial_shape or self.shape} as initial file"
-        more = " through a view" * self.by_view + ", added later" * self.is_late
-        return f"{self.name}: {self.words}{more} ({shape})"
+    copies: str = ""  # the work table that holds the number; the formula is then that of the work table
 
     @property
-    def has_both(self) -> bool:
-        return self.initial is not None or self.initial_shape is not None
+    def reads(self) -> set[str]:
+        """The names that it reads directly."""
+        found = {*self.formula.reads, *(self.initial or self.formula).reads, *[self.copies] * bool(self.copies)}
+        found |= {*EVERY_METRIC} if "*" in found else set()
+        return found - {"*"} | ({self.name} if self.formula.own else set())
 
-    @property
-    def read_names(self) -> set[str]:
-        return {formula.rows[0] for formula in (self.formula, self.initial) if formula and formula.rows}
+    def files(self) -> Iterator[tuple[str, str, Formula, str]]:
+        """Yield folder, file name, formula and text of each file."""
+        file = f"{int(self.name[1:]) % 10 + 1:02}_{self.name}.sql"
+        yield "incremental/" if self.initial else "", file, self.formula, self._text(self.formula)
+        if self.initial:
+            yield "initial/", file, self.initial, self._text(self.initial)
 
-    @property
-    def file_name(self) -> str:
-        return f"{int(self.name[1:]) + 1:02}_{self.name}.sql"
-
-    def files(self) -> Iterator[tuple[str, Formula, str]]:
-        """Yield path below sql/, formula and text of each file."""
-        if not self.has_both:
-            yield self.file_name, self.formula, self._text(self.formula, self.shape)
-            return
-        yield f"incremental/{self.file_name}", self.formula, self._text(self.formula, self.shape)
-        initial = self.initial or self.formula
-        yield f"initial/{self.file_name}", initial, self._text(initial, self.initial_shape or self.shape)
-
-    def _text(self, formula: Formula, shape: Shape) -> str:
-        table = "metric_rows" if self.by_view and formula.rows else "bi_metrics"
-        head = f"-- Metric: {self.name}\n-- Description: {self.words}\n-- Data Type: card\n"
-        if table == "metric_rows" and formula.rows:
-            head += f"-- Reads: {formula.rows[0]}\n"
-        if self.is_early:
-            head += "-- Allow: reads-later-metric\n"
-        number = formula.sql(self.name, "d.day", table)
-        dates = "(SELECT DATE(%(metric_date)s) AS day) d"
-        if shape.is_set_based:
+    def _text(self, formula: Formula) -> str:
+        name, table = self.name, f"t_{self.name}"
+        form = self.form or {"m": "select", "h": "delete", "w": "work"}[name[0]]
+        head = f"-- Description: {formula}\n" + "-- Data Type: card\n" * (name[0] == "m")
+        head += "-- Reads: *\n" * ("*" in formula.reads) + "-- Allow: reads-later-metric\n" * self.is_early
+        number = f"{formula.factor} * (SELECT w.n FROM t_{self.copies} w)" if self.copies else formula.sql(name)
+        # Two rows in `fails` make the subquery an error.
+        fails = f"SELECT f.zero FROM fails f WHERE f.metric = {name[1:]} AND d.day BETWEEN f.since AND f.until"
+        dates, period = "(SELECT DATE(%(metric_date)s) AS day) d", "= %(metric_date)s"
+        if self.is_set_based:
             dates = "JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) d"
-        if shape.is_select:
-            return f"{head}SELECT {'d.day AS metric_date, ' * shape.is_set_based}{number} AS n\nFROM {dates};\n"
-        return (
-            f"{head}INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)\n"
-            f"SELECT '{self.name}', 'card', JSON_ARRAY('n'), q.v, q.day\n"
-            f"FROM (SELECT JSON_OBJECT('n', {number}) AS v, d.day FROM {dates}) q\n"
-            "ON DUPLICATE KEY UPDATE value_list = VALUES(value_list);\n"
-        )
+            period = "BETWEEN %(start_date)s AND %(metric_date)s"
+        rows = f"SELECT d.day AS metric_date, CAST({number} + COALESCE(({fails}), 0) AS SIGNED) AS n\nFROM {dates}"
+        insert = f"INSERT INTO {table} (day, n) SELECT q.metric_date, q.n FROM (\n{rows}\n) q"
+        return head + {
+            "select": rows,
+            "insert": "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)\n"
+                      f"SELECT '{name}', 'card', JSON_ARRAY('n'), JSON_OBJECT('n', q.n), q.metric_date "
+                      f"FROM (\n{rows}\n) q\nON DUPLICATE KEY UPDATE value_list = VALUES(value_list)",
+            "upsert": f"{insert}\nON DUPLICATE KEY UPDATE n = VALUES(n)",
+            "delete": f"DELETE FROM {table} WHERE day {period};\n{insert}",
+            "work": f"DELETE FROM {table};\n{insert}",
+        }[form] + ";\n"  # fmt: skip
+
+
+def _days(day: date, first: int, last: int = 0) -> list[date]:
+    """Return the dates from `first` to `last` days back."""
+    oldest, newest = max(day - timedelta(days=first), OLDEST), day - timedelta(days=last)
+    return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
 
 
 def snapshot(name: str) -> Metric:
-    return Metric(name, "the source on the date", Formula(source=0))
+    return Metric(name, Formula(source=0))
 
 
 def window(name: str, back: int) -> Metric:
-    return Metric(name, f"the source on the date and {back} days before", Formula(source=back))
+    return Metric(name, Formula(source=back))
 
 
-def cumulative(name: str) -> Metric:
-    return Metric(name, "cumulative", Formula(source=0, own=True), initial=Formula(source=ALL))
+def cumulative(name: str, *others: str) -> Metric:
+    """A metric that adds the date's source, or rows of others, to its own row of the day before."""
+    if others:
+        return Metric(name, Formula(reads=others, own=True), Formula(reads=others, first=ALL))
+    return Metric(name, Formula(source=0, own=True), Formula(source=ALL))
 
 
-def cumulative_of(name: str, other: str) -> Metric:
-    return Metric(
-        name, f"cumulative over {other}", Formula(rows=(other, 0, 0), own=True, modulus=LIMIT),
-        initial=Formula(rows=(other, ALL, 0), modulus=LIMIT),
-    )  # fmt: skip
+def derived(name: str, *others: str, first: int = 0, modulus: int = LIMIT) -> Metric:
+    """A metric made of others' rows of the date and of `first` days before it; "*": of every other metric."""
+    return Metric(name, Formula(reads=others, first=first, modulus=modulus))
 
 
-def derived(name: str, other: str, first: int, modulus: int = LIMIT) -> Metric:
-    """A metric made of another one's rows of the date and of `first` days before it."""
-    what = f"{other} of the date" if not first else f"{other}'s last {first + 1} rows"
-    coarse = f" modulo {modulus}" if modulus != LIMIT else ""
-    return Metric(name, f"{what}{coarse}", Formula(rows=(other, first, 0), modulus=modulus))
+def early(name: str, *others: str, first: int = 3) -> Metric:
+    """A metric that runs before the others and is made of their rows of earlier dates."""
+    return Metric(name, Formula(reads=others, first=first, last=1), is_early=True)
 
 
-def mixed(name: str, other: str, first: int) -> Metric:
-    """A metric made of the source on the date and of another one's rows."""
-    what = f"the source on the date, and {other}'s last {first + 1} rows"
-    return Metric(name, what, Formula(source=0, rows=(other, first, 0), modulus=LIMIT))
-
-
-def early(name: str, other: str, first: int = 3) -> Metric:
-    """A metric that runs before the other one and is made of its rows of earlier dates."""
-    words = f"{other}'s rows from {first} to 1 days back, and it runs before {other}"
-    return Metric(name, words, Formula(rows=(other, first, 1), modulus=LIMIT), is_early=True)
+def copied(name: str, work: Metric) -> Metric:
+    """A metric whose number is that of a work table."""
+    return Metric(name, work.formula, copies=work.name)
 
 
 # --- histories --------------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def early(name: str, other: str, first: int = 3) -> Metric:
 
 @dataclass(frozen=True)
 class Lost:
-    """A connection that is lost at a COMMIT of a run."""
+    """A connection that is lost at a COMMIT of a run; without a retry the run ends there, as if it were killed."""
 
     skip: int  # COMMITs of the run before it
     after: bool  # the server has committed, and only its reply is lost
@@ -239,170 +240,106 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Night:
-    """`days` pass, then a run without dates; more than one day is a missed night, none a second run."""
-
-    days: int = 1
-    only: tuple[int, ...] = ()
-    lost: Lost | None = None
-
-
-@dataclass(frozen=True)
-class Late:
-    """An event of the source that is so many days late."""
-
-    back: int
-
-
-@dataclass(frozen=True)
-class Dates:
-    """A run of named dates: `length` of them that end so many days back."""
-
-    back: int
-    length: int = 1
-    only: tuple[int, ...] = ()
-    keep_going: bool = False
-    lost: Lost | None = None
-
-
-@dataclass(frozen=True)
-class Initial:
-    """An initial load of `length` dates that end so many days back."""
-
-    back: int
-    length: int
-    only: tuple[int, ...] = ()
-    lost: Lost | None = None
-
-
-@dataclass(frozen=True)
-class Break:
-    """From now on a metric fails on a date."""
-
-    metric: int
-    back: int
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Nothing fails any more."""
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A metric is added; or, where it is there, removed; or, where it was removed, put back."""
-
-    metric: int
-
-
-Event: TypeAlias = "Night | Late | Dates | Initial | Break | Repair | Switch"
-
-
-@dataclass(frozen=True)
 class History:
-    """Metrics, and what happens to them."""
+    """Metrics, settings, and what happens: each step names a method of World and its arguments."""
 
     metrics: tuple[Metric, ...]
-    events: tuple[Event, ...]
-    by_commands: bool = False  # what is due in the end is mended by the commands that a run prints, not by nights
+    steps: tuple[tuple[Any, ...], ...]
+    lookback: int = 0
+    mend_days: int = 92
+    on_failure: str = "date"
 
-    def __repr__(self) -> str:
-        lines = [*map(str, self.metrics), *map(repr, self.events)]
-        return "\n  ".join(["History:", *lines, "mended by commands" if self.by_commands else "mended by nights"])
+    def simpler(self) -> Iterator[History]:
+        """Yield histories in which something is left out."""
+        for size in (len(self.steps) // 2, 3, 1):
+            for start in range(len(self.steps) - size + 1):
+                yield replace(self, steps=self.steps[:start] + self.steps[start + size :])
+        for metric in self.metrics:
+            rest = tuple(each for each in self.metrics if each != metric)
+            if rest and not any(metric.name in each.reads for each in rest):
+                steps = tuple(step for step in self.steps if f"'{metric.name}'" not in repr(step))
+                yield replace(self, metrics=rest, steps=steps)
+            for change in ({"form": ""}, {"is_set_based": False}, {"initial": None} if not metric.formula.own else {}):
+                changed = tuple(replace(each, **change) if each == metric else each for each in self.metrics)
+                yield replace(self, metrics=changed)
+        for n, (name, *arguments) in enumerate(self.steps):
+            if len(arguments) > {"night": 0, "dates": 1, "initial": 2}.get(name, 9):
+                yield replace(self, steps=(*self.steps[:n], (name, *arguments[:-1]), *self.steps[n + 1 :]))
+        yield replace(self, lookback=0, mend_days=92, on_failure="date")
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Let hypothesis print the lines and not every field."""
-        printer.text(repr(self))
-
-
-def shapes() -> st.SearchStrategy[Shape]:
-    return st.builds(Shape, st.sampled_from([True, False]), st.booleans())
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[Metric, ...]:
-    """Draw up to five metrics; one reads another that runs before it, or, where it is early, after it."""
-    count = draw(st.integers(1, 5))
-    metrics: dict[int, Metric] = {}
-    reads: dict[int, int] = {}
-    for n in range(count):
-        name = f"m{n}"
-        kinds = ["snapshot", "window", "cumulative"]
-        kinds += ["derived", "rows", "cumulative of", "mixed"] if n else []
-        kinds += ["early"] if n + 1 < count else []
-        kind = draw(st.sampled_from(kinds))
-        if kind == "snapshot":
-            made = snapshot(name)
-        elif kind == "window":
-            made = window(name, draw(st.integers(1, 3)))
-        elif kind == "cumulative":
-            made = cumulative(name)
-        elif kind == "early":
-            reads[n] = draw(st.integers(n + 1, count - 1))
-            made = early(name, f"m{reads[n]}", draw(st.integers(1, 3)))
-        else:
-            # No circles: what an early metric reads must not read it.
-            reads[n] = draw(st.integers(0, n - 1))
-            if _reaches(reads, n, n):
-                del reads[n]
-                made = snapshot(name)
-            else:
-                other = f"m{reads[n]}"
-                modulus = draw(st.sampled_from([LIMIT, LIMIT, 3]))
-                made = {
-                    "derived": derived(name, other, 0, modulus), "rows": derived(name, other, 2, modulus),
-                    "cumulative of": cumulative_of(name, other), "mixed": mixed(name, other, 2),
-                }[kind]  # fmt: skip
-        two_files = made.initial is not None or draw(st.integers(0, 3)) == 3
-        metrics[n] = replace(
-            made, shape=draw(shapes()), initial_shape=draw(shapes()) if two_files else None,
-            by_view=made.formula.rows is not None and draw(st.integers(0, 3)) == 3,
-            is_late=draw(st.integers(0, 4)) == 4,
-        )  # fmt: skip
-    return tuple(metrics.values())
+    def __str__(self) -> str:
+        steps = [f"world.{name}({', '.join(map(repr, arguments))})" for name, *arguments in self.steps]
+        settings = f"lookback {self.lookback}, mend {self.mend_days} days, on failure: {self.on_failure}"
+        return "\n  ".join(["History:", *map(str, self.metrics), settings, *steps])
 
 
-def _reaches(reads: dict[int, int], start: int, goal: int) -> bool:
-    at = reads.get(start)
-    while at is not None and at != goal:
-        at = reads.get(at)
-    return at is not None
+def random_metrics(dice: Random) -> tuple[Metric, ...]:
+    """Return up to six metrics, helpers and work tables; each reads others before it or, if it is early, after it."""
+    names = [f"{dice.choice('mmmmmhhw')}{n}" for n in range(dice.randint(1, MOST_METRICS))]
+    made: dict[str, Metric] = {}
+    for n, name in enumerate(names):
+        is_metric, is_work = name[0] == "m", name[0] == "w"
+        before, after = ([x for x in part if x[0] != "w"] for part in (names[:n], names[n + 1 :]))
+        works = [metric for metric in made.values() if metric.name[0] == "w"]
+        is_early = bool(after) and not is_work and dice.random() < 0.2
+        some = after if is_early else before
+        others = tuple(dice.sample(some, min(len(some), dice.randint(int(is_early), 2))))
+        if is_metric and name == names[-1] and dice.random() < 0.3:
+            others = ("*",)
+        # A helper that looks back at the source for days would not be reopened by late data.
+        source = None if others and dice.random() < 0.7 else dice.choice([0, 0, 1, 2]) * (name[0] != "h")
+        first = dice.randint(int(is_early), 3)
+        modulus = dice.choice([LIMIT, LIMIT, 3])
+        metric = Metric(name, Formula(source, others, first, int(is_early), modulus=modulus), is_early=is_early)
+        if works and is_metric and dice.random() < 0.5:
+            metric = copied(name, works[-1])
+        elif not is_early and not is_work and "*" not in others and dice.random() < 0.25:
+            metric = cumulative(name, *others)
+        elif not is_work and dice.random() < 0.2:
+            metric = replace(metric, initial=metric.formula)
+        reads = {each.name: each.reads - {each.name} for each in (*made.values(), metric)}
+        if name in closure(reads, name):  # what an early metric reads must not read it
+            metric = snapshot(name)
+        form = dice.choice({"m": ["select", "insert"], "h": ["delete", "upsert"], "w": ["work"]}[name[0]])
+        made[name] = replace(metric, form=form, is_set_based=not (is_work or metric.copies) and dice.random() < 0.5)
+    return tuple(made.values())
 
 
-KINDS: list[type] = [*[Night] * 6, *[Late] * 4, *[Dates] * 4, *[Initial, Break, Switch] * 2, Repair]
+def closure(reads: Mapping[str, Collection[str]], name: str) -> set[str]:
+    """Return all names that one reads, directly or through others; itself only if it does."""
+    found, new = set[str](), {*reads.get(name, ())}
+    while new:
+        found |= new
+        new = {other for each in new for other in reads.get(each, ())} - found
+    return found
 
 
-@st.composite
-def events(draw: st.DrawFn) -> Event:
-    """Anything that may happen; nights, late data and named dates most often."""
-    kind = draw(st.sampled_from(KINDS))
-    back, metric = st.integers(0, 6), st.integers(0, 4)
-    if kind is Late:
-        return Late(draw(back))
-    if kind is Break:
-        return Break(draw(metric), draw(st.integers(0, 3)))
-    if kind is Repair:
-        return Repair()
-    if kind is Switch:
-        return Switch(draw(metric))
-    only: tuple[int, ...] = ()
-    if draw(st.integers(0, 3)) == 3:
-        only = tuple(draw(st.lists(metric, min_size=1, max_size=2)))
+def random_step(dice: Random, names: Sequence[str]) -> tuple[Any, ...]:
+    """Return anything that may happen; nights, late data and named dates most often."""
+    often = {"night": 6, "late": 4, "dates": 4, "initial": 2, "fail": 2, "switch": 2, "repair": 1, "purge": 1,
+             "redefine": 1}  # fmt: skip
+    kind = dice.choices(list(often), list(often.values()))[0]
+    name, back = dice.choice(names), dice.randint(0, 9)
+    only = tuple(dice.choices(names, k=dice.randint(1, 2))) if dice.random() < 0.25 else ()
     lost = None
-    if draw(st.integers(0, 5)) == 5:
-        lost = Lost(draw(st.integers(0, 2)), draw(st.booleans()), draw(st.booleans()))
-    if kind is Night:
-        return Night(draw(st.sampled_from([1, 1, 1, 2, 2, 3, 0])), only, lost)
-    if kind is Initial:
-        return Initial(draw(back), draw(st.integers(1, 6)), only, lost)
-    return Dates(draw(back), draw(st.sampled_from([1, 1, 1, 2, 4])), only, draw(st.booleans()), lost)
+    if dice.random() < 0.15:
+        lost = Lost(dice.randint(0, 3), after=dice.random() < 0.5, is_retried=dice.random() < 0.5)
+    return kind, *{
+        "night": (dice.choice([1, 1, 1, 2, 2, 3, 5, 0]), only, lost), "late": (back,), "purge": (back,),
+        "dates": (back, dice.choice([1, 1, 2, 4, 6]), only, lost), "initial": (back, dice.randint(1, 6), only, lost),
+        "fail": (name, back // 3, dice.random() < 0.3), "repair": (), "redefine": (name, dice.randint(1, 3)),
+        "switch": (name, dice.choice(["disabled", "deleted", "renamed"])),
+    }[kind]  # fmt: skip
 
 
-@st.composite
-def histories(draw: st.DrawFn, least: int = 6, most: int = 25) -> History:
-    """Draw metrics and from `least` to `most` events."""
-    happens = draw(st.lists(events(), min_size=least, max_size=most))
-    return History(draw(graphs()), tuple(happens), draw(st.booleans()))
+def random_history(number: int) -> History:
+    """Return the history with this number."""
+    dice = Random(number)
+    metrics = random_metrics(dice)
+    names = [metric.name for metric in metrics]
+    steps = tuple(random_step(dice, names) for _ in range(dice.randint(3, 25)))
+    mend_days, on_failure = dice.choice([92, 92, 8, 5]), dice.choice(["date", "metric"])
+    return History(metrics, steps, dice.randint(0, 2), mend_days, on_failure)
 
 
 # --- a world in which a history happens -------------------------------------------------------------------------------
@@ -412,25 +349,15 @@ def histories(draw: st.DrawFn, least: int = 6, most: int = 25) -> History:
 class Seen:
     """What a file read when it wrote a row."""
 
-    formula: Formula
-    rows: dict[Cell, Content]
-    source: dict[date, int]
+    metric: Metric  # its definition
+    formula: Formula  # of the file that ran
+    rows: Mapping[Cell, Content]
+    source: Mapping[date, int]
     moment: int  # seconds since the epoch
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of bi_metrics; final where it was computed after its date had ended (UTC)."""
-
-    content: Content
-    updated: int
-    is_final: bool
 
 
 class Untrue(AssertionError):  # noqa: N818, it is a finding
     """A promise does not hold; the text tells the history up to there."""
-
-    history: History | None = None
 
 
 class World:
@@ -439,140 +366,152 @@ class World:
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self.root = folder
-        self.settings: Settings = load_settings(folder, {**database.env, "METRICS_TIMEZONE": "UTC"})
         self.runs = self.commits = self.rows_checked = 0  # figures over all histories
         database.execute(SOURCE)
 
-    def begin(self, metrics: Sequence[Metric]) -> None:
-        """Empty everything and write the files of the metrics that are not added later."""
-        self.today = START
-        self.metrics = {metric.name: metric for metric in metrics}
-        self.there: set[str] = set()
-        self.removed: set[str] = set()
-        self.broken: set[Cell] = set()
+    def begin(
+        self, metrics: Sequence[Metric], lookback: int = 1, mend_days: int = 92, on_failure: str = "date"
+    ) -> None:
+        """Empty everything and write the files of the metrics."""
+        self.today, self.lookback, self.mend_days, self.on_failure = START, lookback, mend_days, on_failure
+        self.names = {metric.name: metric.name for metric in metrics}  # and the name that it has now
+        self.metrics: dict[str, Metric] = {}
+        self.missing: dict[str, str] = {}  # the metrics whose file is "disabled" or "deleted"
+        self.files: dict[str, tuple[Metric, Formula]] = {}
         self.journal: dict[Cell, Seen] = {}
-        self.late: set[date] = set()
-        self.story = [*map(str, metrics)]
+        self.broken: list[tuple[str, date, date]] = []
+        self.purged = OLDEST  # the first day of the source that was never purged
         self.lost: Lost | None = None
-        self._named: list[str] = []  # what the last run said is due, with its commands
-        self._formulas: dict[str, Formula] = {}
+        self.story = [*map(str, metrics), f"lookback {lookback}, mend {mend_days} days, on failure: {on_failure}"]
         self._events = self._minutes = 0
-        self.database.execute(EMPTY)
         shutil.rmtree(self.root / "sql", ignore_errors=True)
         for mode in ("initial", "incremental"):
             (self.root / "sql" / mode).mkdir(parents=True)
+        self.settings: Settings = load_settings(self.root, {
+            **self.database.env, "METRICS_TIMEZONE": "UTC", "METRICS_LOOKBACK_DAYS": str(lookback),
+            "METRICS_MEND_DAYS": str(mend_days), "METRICS_ON_FAILURE": on_failure,
+        })  # fmt: skip
+        tables = ["events", "fails", "bi_metrics", "bi_metric_state", "bi_metric_changes", *OTHER_TABLES]
+        self.database.execute("; ".join(f"DELETE FROM {table}" for table in tables))
         for metric in metrics:
-            if not metric.is_late or any(metric.name in other.read_names for other in metrics):
-                self.add(metric)
-            if metric.is_late and metric.name in self.there:  # SQL that names an unknown metric reads every metric
-                self._disable(metric.name)
+            self.put(metric)
 
-    # --- what happens -------------------------------------------------------------------------------------------------
+    # --- what happens; a metric is given by its first name, a date by how many days back it is ------------------------
 
-    def add(self, metric: Metric) -> None:
-        """Write the files of a metric."""
+    def put(self, metric: Metric, how: str = "there") -> None:
+        """Write the files of a metric, or let them be disabled (_name.sql) or deleted."""
+        for folder, file, formula, text in metric.files():
+            for name in (file, f"_{file}"):
+                (self.root / "sql" / folder / name).unlink(missing_ok=True)
+            if how != "deleted":
+                (self.root / "sql" / folder / ("_" * (how == "disabled") + file)).write_text(text)
+            self.files[f"sql/{folder}{file}"] = metric, formula
         self.metrics[metric.name] = metric
-        self.there.add(metric.name)
-        for path, formula, text in metric.files():
-            (self.root / "sql" / path).write_text(text)
-            self._formulas[f"sql/{path}"] = formula
+        self.missing.pop(metric.name, None)
+        self.missing |= {metric.name: how} if how != "there" else {}
+        self.tell(f"the file of {metric.name} is {how}")
 
-    def remove(self, name: str) -> None:
-        self._disable(name)
-        self.tell(f"{name} is removed")
+    def switch(self, first_name: str, how: str) -> None:
+        """Let a metric be disabled, deleted or renamed; or, if its file is not there, put it back."""
+        name = self.names[first_name]
+        # SQL that names a metric with neither a file nor rows is refused. A work table has no rows to keep.
+        has_rows = any(cell[0] == name for cell in self.contents())
+        if name[0] == "w" or name in self.missing:
+            self.put(self.metrics[name])
+        elif not has_rows or (how == "renamed" and name[0] == "h"):
+            self.put(self.metrics[name], "disabled")
+        elif how != "renamed":
+            self.put(self.metrics[name], how)
+        else:
+            self.put(self.metrics[name], "deleted")
+            new = f"m{(int(name[1:]) + 10) % 20}"
+            self.put(replace(self.metrics[name], name=new))
+            self.names[first_name] = new
 
-    def _disable(self, name: str) -> None:
-        self._rename(name, "", "_")
-        self.there.remove(name)
-        self.removed.add(name)
+    def redefine(self, first_name: str, factor: int) -> None:
+        """Change the SQL of a metric: it multiplies by another number."""
+        name = self.names[first_name]
+        old = self.metrics[name]
+        initial = old.initial and replace(old.initial, factor=factor)
+        if name[0] != "w" and not old.copies and name not in self.missing:
+            self.put(replace(old, formula=replace(old.formula, factor=factor), initial=initial))
+            self.tell(f"{name} is multiplied by {factor}")
 
-    def put_back(self, name: str) -> None:
-        self._rename(name, "_", "")
-        self.there.add(name)
-        self.removed.remove(name)
-        self.tell(f"{name} is put back")
-
-    def _rename(self, name: str, before: str, after: str) -> None:
-        for path, _, _ in self.metrics[name].files():
-            file = self.root / "sql" / path
-            file.with_name(before + file.name).rename(file.with_name(after + file.name))
-
-    def pass_days(self, count: int = 1) -> None:
-        """Let days pass; each ends with an event of its own."""
-        for _ in range(count):
-            self._insert(self.today)
-            self.today += ONE_DAY
-            self._minutes = 0
-
-    def event(self, day: date) -> None:
+    def late(self, back: int) -> None:
         """Let an event arrive late."""
-        self.late.add(day)
-        self._insert(day)
-        self.tell(f"an event of {day} arrives")
+        self._insert(self.day(back))
+        self.tell(f"an event of {self.day(back)} arrives")
 
     def _insert(self, day: date) -> None:
-        self.database.execute(f"INSERT INTO events (day, amount) VALUES ('{day}', {2 ** (self._events % 38)})")
-        self._events += 1
+        if day >= self.purged:
+            self.database.execute(f"INSERT INTO events (day, amount) VALUES ('{day}', {2 ** (self._events % 38)})")
+            self._events += 1
 
-    def fail(self, name: str, day: date) -> None:
-        """From now on let a metric fail on a date."""
-        self.broken.add((name, day))
-        self.database.execute(f"INSERT INTO fails (metric, day) VALUES ({name[1:]}, '{day}'), ({name[1:]}, '{day}')")
-        self.tell(f"{name} fails on {day} from now on")
+    def purge(self, keep: int) -> None:
+        """Delete the events before so many days ago."""
+        self.purged = max(self.purged, self.day(keep))
+        self.database.execute(f"DELETE FROM events WHERE day < '{self.purged}'")
+        self.tell(f"events before {self.purged} are deleted")
+
+    def fail(self, first_name: str, back: int, for_good: bool = False) -> None:
+        """From now on let a metric fail on a date, or on it and all later ones."""
+        name, since = self.names[first_name], self.day(back)
+        until = date(2099, 1, 1) if for_good else since
+        self.broken.append((name, since, until))
+        row = f"({name[1:]}, '{since}', '{until}')"
+        self.database.execute(f"INSERT INTO fails (metric, since, until) VALUES {row}, {row}")
+        self.tell(f"{name} fails from {since} to {until}")
 
     def repair(self) -> None:
         self.broken.clear()
         self.database.execute("DELETE FROM fails")
         self.tell("nothing fails any more")
 
-    def night(self, days: int = 1, *only: str, lost: Lost | None = None) -> int:
-        """Let days pass and run without dates."""
-        if days > 1:
-            self.tell(f"{days - 1} night{'s' if days > 2 else ''} without a run")
-        self.pass_days(days)
-        return self.run(RunArguments(metric=only), lost)
+    def night(self, days: int = 1, only: Collection[str] = (), lost: Lost | None = None) -> int:
+        """Let days pass and run without dates; more than one day is a missed night, none a second run."""
+        for _ in range(days):
+            self._insert(self.today)
+            self.today += ONE_DAY
+            self._minutes = 0
+        return self.run(RunArguments(), only, lost)
 
-    def dates(self, first: date, last: date | None = None, *only: str, keep_going: bool = False) -> int:
-        """Run named dates."""
-        return self.run(RunArguments(dates=_words(first, last), metric=only, keep_going=keep_going))
+    def dates(self, back: int, length: int = 1, only: Collection[str] = (), lost: Lost | None = None) -> int:
+        """Run `length` dates that end so many days back."""
+        words = str(self.day(back + length - 1)), str(self.day(back))
+        return self.run(RunArguments(dates=words), only, lost)
 
-    def initial(self, first: date, last: date, *only: str) -> int:
-        """Load a range."""
-        return self.run(RunArguments(dates=(str(first), str(last)), initial=True, metric=only))
+    def initial(self, back: int, length: int, only: Collection[str] = (), lost: Lost | None = None) -> int:
+        """Load `length` dates that end so many days back."""
+        words = str(self.day(back + length - 1)), str(self.day(back))
+        return self.run(RunArguments(dates=words, initial=True), only, lost)
 
-    def run(self, call: RunArguments, lost: Lost | None = None) -> int:
+    def run(self, call: RunArguments, only: Collection[str] = (), lost: Lost | None = None) -> int:
         """Run the command to its end and return its exit code; a failure without a reason is Untrue."""
-        self.lost, self._minutes, self.runs = lost, self._minutes + 1, self.runs + 1
+        if not self.nightly:
+            return run_metrics.NOTHING_TRIED
+        chosen = sorted({self.names[first_name] for first_name in only} & {*self.nightly})
         retries = call.retries if lost is None or lost.is_retried else 0
-        call = replace(call, retries=retries, wait=20, quiet=True)
-        self._named = []
-        error: MetricsError | None = None
-        code = run_metrics.NOTHING_TRIED
-        self.tell(_command(call))
-        with self._in_this_process() as said:
-            try:
-                run = run_metrics.Run(call, self.settings, _Impatient(), self.today)
-                try:
-                    code = run.start()
-                    for what in (run.summary.missing, run.summary.not_final):
-                        self._named += repair_lines("due", what, run.names)
-                finally:
-                    run.database.close()
-            except MetricsError as found:
-                error = found
-        loss = f"; the {'reply to a COMMIT' if lost.after else 'connection'} was lost" if lost and not self.lost else ""
-        self.story[-1] += f": exit {code}{loss}"
-        allowed = {run_metrics.OK}
-        if self.broken:  # MySQL's EXPLAIN meets the error too, so a range may not even start
-            allowed |= {run_metrics.A_DATE_FAILED, run_metrics.NOTHING_TRIED}
-        if loss and not retries:
-            allowed.add(run_metrics.A_DATE_FAILED)
-        if self.there and code not in allowed:
-            raise self.untrue(f"the run failed for no reason: {error or said.getvalue()}")
+        call = replace(call, metric=tuple(chosen), retries=retries, wait=20, quiet=True)
+        self.lost, self._minutes, self.runs = lost, self._minutes + 1, self.runs + 1
+        self.is_night, self.asked = call.is_night, {*chosen} or {*self.nightly}
+        self.ran: list[tuple[date, list[str]]] = []  # first date and names of each transaction that was committed
+        self.turns: list[date] = []  # the first date of each transaction, once for all its tries
+        self.transactions, self._is_new_turn, self.is_again = 0, True, False
+        words = [*call.dates, *["--initial"] * call.initial, *(f"--metric {name}" for name in chosen)]
+        self.tell(" ".join(["run_metrics.py", *words]))
+        code, said = self._run(call)
+        loss = f", the {'reply to a COMMIT' if lost.after else 'connection'} was lost" if lost and not self.lost else ""
+        ran = "; ".join(f"{day} {' '.join(names)}" for day, names in self.ran)
+        self.story[-1] += f": exit {code}{loss}: {ran or 'nothing'}"
+        # MySQL's EXPLAIN meets the error of a metric that fails too, so a range may not even start.
+        if code != run_metrics.OK and not self.broken and not (loss and not retries):
+            raise self.untrue(f"the run failed for no reason: {said}")
+        most = (2 + self.lookback + 31) * (1 + len({name for name, _, _ in self.broken})) + bool(loss)
+        if self.is_night and self.transactions > most:
+            raise self.untrue(f"no progress: a night of {self.transactions} transactions, more than {most}")
         return code
 
-    @contextmanager
-    def _in_this_process(self) -> Iterator[io.StringIO]:
+    def _run(self, call: RunArguments) -> tuple[int, str]:
         said = io.StringIO()
         logging.disable(logging.CRITICAL)
         try:
@@ -580,132 +519,208 @@ class World:
                 patch.object(run_metrics, "DatabaseManager", lambda *args: _Watched(self, *args)),
                 redirect_stdout(said), redirect_stderr(said),
             ):  # fmt: skip
-                yield said
+                run = run_metrics.Run(call, self.settings, _Impatient(), self.today)
+                try:
+                    return run.start(), said.getvalue()
+                finally:
+                    run.database.close()
+        except MetricsError as error:
+            return run_metrics.NOTHING_TRIED, str(error)
         finally:
             logging.disable(logging.NOTSET)
+
+    def live(self, history: History) -> None:
+        """Let a history happen, then mend; Untrue if a promise does not hold."""
+        self.begin(history.metrics, history.lookback, history.mend_days, history.on_failure)
+        for name, *arguments in history.steps:
+            getattr(self, name)(*arguments)
+        self.mend()
+
+    def counterexample(self, history: History) -> str:
+        """Let a history happen; return the story of the simplest one that breaks a promise, empty if none does."""
+        said, simpler = "", iter([history])
+        while candidate := next(simpler, None):
+            try:
+                self.live(candidate)
+            except Untrue as error:
+                said, simpler = f"{error}\n{candidate}", filter(candidate.__ne__, candidate.simpler())
+        return said
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    def day(self, back: int) -> date:
+        return self.today - timedelta(days=back)
 
     @property
     def moment(self) -> int:
         """The simulated time: an hour after midnight, and a minute more for each run of the day."""
-        midnight = datetime(self.today.year, self.today.month, self.today.day, tzinfo=timezone.utc)
-        return int(midnight.timestamp()) + 3600 + 60 * self._minutes
+        return _midnight(self.today) + 3600 + 60 * self._minutes
 
-    # --- what is there ------------------------------------------------------------------------------------------------
+    @property
+    def nightly(self) -> list[str]:
+        """The metrics, and the helpers with dates, whose file is there."""
+        return [name for name in self.metrics if name not in self.missing and name[0] != "w"]
 
-    def table(self) -> dict[Cell, Row]:
-        """Return every row of bi_metrics, seen by a second connection."""
-        query = "SELECT metrics, metric_date, value_list, UNIX_TIMESTAMP(updated_at) FROM bi_metrics"
-        return {
-            (name, day): Row(content_of(text), updated, updated >= _end_of(day))
-            for name, day, text, updated in self.database.rows(query)
-        }
+    def contents(self) -> dict[Cell, Content]:
+        """Return the number of each row of bi_metrics and of the helpers' tables, seen by a second connection."""
+        return contents_of(self.database.rows(ROWS), self.database.rows(HELPER_ROWS))
 
-    def source(self) -> dict[date, int]:
-        return {day: int(amount) for day, amount in self.database.rows(SOURCE_BY_DAY)}
+    def amounts(self) -> dict[date, int]:
+        return {day: int(amount) for day, amount in self.database.rows(AMOUNTS)}
+
+    def states(self) -> dict[Cell, str]:
+        """Return the state of each row, and of each helper's cell, that there is."""
+        return {(name, day): state for name, day, state in self.database.rows(STATES)}
+
+    def state(self, name: str, back: int) -> str:
+        return self.states().get((name, self.day(back)), "missing")
+
+    def numbers(self, name: str) -> list[Content]:
+        """Return the numbers of a name by date, without today's."""
+        return [n for (other, day), n in sorted(self.contents().items()) if other == name and day < self.today]
 
     def due(self) -> list[Cell]:
-        """Return the rows of metrics with a file that are missing or not final though their date has ended."""
-        rows, found = self.table(), []
-        for name in sorted(self.there):
-            days = [day for metric, day in rows if metric == name and day < self.today]
-            for n in range((self.today - min(days)).days) if days else ():
-                day = min(days) + timedelta(days=n)
-                if (name, day) not in rows or not rows[name, day].is_final:
+        """Return what nights must compute: what is open, reopened, or missing after a first row."""
+        states, found = self.states(), []
+        for name in sorted(self.nightly):
+            first = min((day for other, day in states if other == name), default=self.today)
+            for day in _days(self.today, self.mend_days, 1):
+                if day >= first and states.get((name, day)) not in CURRENT:
                     found.append((name, day))
         return found
 
-    def numbers(self, name: str) -> list[Content]:
-        """Return the numbers of a metric by date, without today's."""
-        rows = sorted(self.table().items())
-        return [row.content for (metric, day), row in rows if metric == name and day < self.today]
+    def inputs(self, name: str) -> set[str]:
+        """Return all names that one reads, directly or through others; what a deleted file read is not known."""
+        reads = {other: metric.reads for other, metric in self.metrics.items()}
+        return closure(reads | {other: {*reads} for other, how in self.missing.items() if how == "deleted"}, name)
+
+    def is_stuck(self, cell: Cell) -> bool:
+        """Tell whether a cell fails, or depends on one of its date that fails; yesterday may be all or nothing."""
+        names = {cell[0], *self.inputs(cell[0])}
+        if cell[1] == self.day(1) and self.on_failure == "date":
+            names = {*self.metrics}
+        return any(name in names and since <= cell[1] <= until for name, since, until in self.broken)
 
     # --- the promises -------------------------------------------------------------------------------------------------
 
-    def committed(self, written: dict[Cell, Seen]) -> None:
-        """Note what a transaction has written, and look at every row."""
-        self.journal.update(written)
+    def began(self, day: date) -> None:
+        """Note that a transaction runs its first file."""
+        self.transactions += 1
+        if (self._is_new_turn and not self.is_again) or self.turns[-1:] != [day]:
+            self.turns.append(day)
+        self._is_new_turn = False
+
+    def committed(self, written: Mapping[Cell, Seen], before: Mapping[Cell, str]) -> None:
+        """Look at everything after a COMMIT; `before` are the states when the transaction began."""
         self.commits += 1
+        is_again, self.is_again = self.is_again, False
+        self.journal.update(written)
         self.require_fresh()
+        if not written:
+            return
+        day, yesterday = min(day for _, day in written), self.day(1)
+        self.ran.append((day, list(dict.fromkeys(name for name, _ in written))))
+        self._is_new_turn = True
+        self.require_settled()
+        is_due_date = self.is_night and (day < self.day(1 + self.lookback) or self.turns.count(day) > 1)
+        for cell in written:
+            if before.get(cell) in CURRENT and (is_due_date or cell[0] not in self.asked) and not is_again:
+                raise self.untrue(f"loss: {_shown(cell)} was computed, though it was current and nobody asked for it")
+        for name in self.asked.intersection(self.nightly) if self.is_night and len(self.turns) == 1 else ():
+            if (name, yesterday) not in written and not self.is_stuck((name, yesterday)):
+                raise self.untrue(f"not first: the night's first transaction left out {_shown((name, yesterday))}")
 
     def require_fresh(self) -> None:
-        """Invariant 1: what a final row has read is still as it was read. Each row is what its file computes."""
-        rows = self.table()
-        for (name, day), row in rows.items():
-            seen = self.journal[name, day]
-            if row.content != seen.formula.value(seen):
-                raise self.untrue(f"{name} of {day} is {row.content}, and from what it read follows "
-                                  f"{seen.formula.value(seen)}")  # fmt: skip
-            if not row.is_final:
+        """What a current row of today's definition has read is still so, and each row is what its file computes."""
+        contents, states = self.contents(), self.states()
+        for cell, content in contents.items():
+            seen = self.journal[cell]
+            if content != (computed := seen.formula.value(*cell, seen.rows, seen.source)):
+                raise self.untrue(f"{_shown(cell)} is {content}, and from what it read follows {computed}")
+            if states.get(cell) not in CURRENT or seen.metric != self.metrics[cell[0]]:
                 continue
             self.rows_checked += 1
-            if seen.moment < _end_of(day):
-                raise self.untrue(f"{name} of {day} is final, and was computed before its day had ended")
-            for (read, of), was in seen.rows.items():
-                now = rows[read, of].content if (read, of) in rows else None
-                if now != was:
-                    raise self.untrue(f"not fresh: {name} of {day} is final, and it has read {read} of {of} as "
-                                      f"{_shown(was)}, which is {_shown(now)} now")  # fmt: skip
+            if seen.moment < _midnight(cell[1] + ONE_DAY):
+                raise self.untrue(f"{_shown(cell)} is current, and was computed before its day had ended")
+            for read, was in seen.rows.items():
+                if contents.get(read) != was:
+                    raise self.untrue(f"not fresh: {_shown(cell)} is current, and it has read {_shown(read)} as {was}, "
+                                      f"which is {contents.get(read)} now")  # fmt: skip
 
-    def mend(self, by_commands: bool = False) -> None:
-        """Run each date again whose source has changed since, then until nothing is due; load all anew and compare."""
-        if self.broken:
-            self.repair()
-        for name in sorted(self.removed):
-            self.put_back(name)
-        if not self.there:
-            return
+    def require_settled(self) -> None:
+        """Nothing that a final row has read, directly or through others, is due."""
+        due, states = {*self.due()}, self.states()
+        below: dict[Cell, Cell | None] = {}  # what is due among what a cell has read
+
+        def due_below(cell: Cell) -> Cell | None:
+            if cell not in below:
+                below[cell] = None
+                read = self.journal[cell].rows if cell in states else ()
+                below[cell] = next(filter(None, (each if each in due else due_below(each) for each in read)), None)
+            return below[cell]
+
+        for cell, state in states.items() if due else ():
+            if state == "final" and (found := due_below(cell)):
+                raise self.untrue(f"not settled: {_shown(cell)} is final over {_shown(found)}, which is due")
+
+    def mend(self) -> None:
+        """Put all files back, run each date again whose source has changed, then nights; Untrue if that leaves any."""
         self.tell("-- the mend")
-        for day in self.changed_dates():
-            self.dates(day)
-        self.run_until_nothing_is_due(by_commands)
-        start = self._fill()
-        self.run_until_nothing_is_due(by_commands)
-        self._compare_with_full_load(start)
+        for name in {*self.missing}.intersection(self.names.values()):
+            self.put(self.metrics[name])
+        for _ in range(1 + bool(self.broken)):
+            for day in self.changed_dates():
+                self.dates((self.today - day).days)
+            self.run_until_nothing_is_due()
+            self.require_final()
+            if self.broken:
+                self.repair()
+        if self.purged == OLDEST:
+            self.require_full_computation()
 
     def changed_dates(self) -> list[date]:
-        """Return the dates before today whose source has changed since one of their rows was computed."""
-        source, rows = self.source(), self.table()
-        return sorted({
-            day for (name, day), seen in self.journal.items()
-            if (name, day) in rows and day < self.today and seen.source.get(day, 0) != source.get(day, 0)
-            and seen.formula.source is not None
-        })  # fmt: skip
+        """Return the dates whose source is not as some row has read it, other than by a purge."""
+        amounts, contents = self.amounts(), self.contents()
+        read = {item for cell in contents for item in self.journal[cell].source.items()}
+        return sorted({day for day, was in read if self.purged <= day < self.today and amounts.get(day, 0) != was})
 
-    def run_until_nothing_is_due(self, by_commands: bool = False) -> None:
-        """Run nights, or what a run says is to be run, until nothing is due; Untrue where that does not end."""
-        for _ in range(MOST_NIGHTS * (5 if by_commands else 1)):
-            if not self.due():
+    def run_until_nothing_is_due(self) -> None:
+        """Run nights until only stuck cells are due; Untrue if that does not end."""
+        for _ in range(MOST_NIGHTS):
+            if all(map(self.is_stuck, self.due())):
                 return
-            commands = re.findall(r"python run_metrics\.py [^&]+", " && ".join(self._named)) if by_commands else []
-            for command in commands or ["python run_metrics.py"]:
-                self.run(run_metrics.parse_arguments(shlex.split(command)[2:]))
-        raise self.untrue(f"still due: {', '.join(f'{name} of {day}' for name, day in self.due())}")
+            self.night(0)
+        raise self.untrue(f"no progress: still due: {', '.join(map(_shown, self.due()))}")
 
-    def _fill(self) -> date:
-        """Give each metric a row on each date, from the first that has a row or late data; return that date."""
-        rows = self.table()
-        start = min([day for _, day in rows] + sorted(self.late) + [self.today])
-        for n in range((self.today - start).days):
-            day = start + timedelta(days=n)
-            missing = [name for name in sorted(self.there) if (name, day) not in rows]
-            if missing:
-                self.dates(day, None, *missing)
-        return start
+    def require_final(self) -> None:
+        """Every row is due, or waits for a due cell, or is final."""
+        due = self.due()
+        for (name, day), state in self.states().items():
+            if name in self.nightly and day < self.today and state in CURRENT:
+                reasons = [cell for cell in due if cell[0] in self.inputs(name) and cell[1] <= day]
+                if (state == "waiting") != bool(reasons):
+                    why = ", ".join(map(_shown, reasons)) or "nothing that it reads"
+                    raise self.untrue(f"not mended: {_shown((name, day))} is {state}, and {why} is due")
 
-    def _compare_with_full_load(self, start: date) -> None:
-        """Invariant 2: the table equals a full load of an empty one, and the nights after it."""
-        mended = self.table()
-        self.database.execute("DELETE FROM bi_metrics; DELETE FROM bi_metric_runs")
-        self.journal.clear()
-        self.initial(start, self.today)
-        self.run_until_nothing_is_due()
-        for place, row in self.table().items():
-            if place[1] < self.today and place in mended and row.content != mended[place].content:
-                name, day = place
-                raise self.untrue(f"not mended: {name} of {day} is {mended[place].content}; loaded anew it is "
-                                  f"{row.content}")  # fmt: skip
-            if place[1] < self.today and place not in mended:
-                raise self.untrue(f"{place[0]} has no row for {place[1]}")
+    def require_full_computation(self) -> None:
+        """Each row of today's definition, of the dates that nights mend, is as a computation of all gives it."""
+        contents, amounts, oldest = self.contents(), self.amounts(), self.day(self.mend_days)
+        right: dict[Cell, Content] = {}
+
+        def computed(cell: Cell) -> Content:
+            name, day = cell
+            if cell not in right:
+                right[cell] = contents.get(cell)
+                is_mended = cell in contents and name in self.nightly and oldest <= day < self.today
+                if is_mended and self.journal[cell].metric == self.metrics[name]:
+                    formula = self.metrics[name].initial or self.metrics[name].formula
+                    rows = {each: computed(each) for each in formula.cells(name, day)}
+                    right[cell] = formula.value(name, day, rows, amounts)
+            return right[cell]
+
+        for cell, content in sorted(contents.items()):
+            if computed(cell) != content:
+                raise self.untrue(f"not mended: {_shown(cell)} is {content}; computed anew it is {computed(cell)}")
 
     def tell(self, what: str) -> None:
         self.story.append(f"{self.today}  {what}")
@@ -713,57 +728,9 @@ class World:
     def untrue(self, what: str) -> Untrue:
         return Untrue("\n".join([what, *(f"    {line}" for line in self.story)]))
 
-    # --- a history ----------------------------------------------------------------------------------------------------
 
-    def live(self, history: History) -> None:
-        """Let a history happen; Untrue where a promise does not hold."""
-        try:
-            self.begin(history.metrics)
-            for event in history.events:
-                self._happen(event)
-            self.mend(history.by_commands)
-        except Untrue as error:
-            error.history = history
-            raise
+# --- a connection that takes notes ------------------------------------------------------------------------------------
 
-    def _happen(self, event: Event) -> None:
-        if isinstance(event, Night):
-            self.night(event.days, *self._names(event.only), lost=event.lost)
-        elif isinstance(event, Late):
-            self.event(self._back(event.back))
-        elif isinstance(event, (Dates, Initial)):
-            last = self._back(event.back)
-            words = _words(last - timedelta(days=event.length - 1), last)
-            keep_going = isinstance(event, Dates) and event.keep_going
-            call = RunArguments(dates=words, initial=isinstance(event, Initial), metric=self._names(event.only),
-                        keep_going=keep_going)  # fmt: skip
-            if self.there:
-                self.run(call, event.lost)
-        elif isinstance(event, Break):
-            self.fail(self._name(event.metric), self._back(event.back))
-        elif isinstance(event, Repair):
-            self.repair()
-        else:
-            name = self._name(event.metric)
-            if name in self.removed:
-                self.put_back(name)
-            elif name in self.there:
-                self.remove(name)
-            else:
-                self.add(self.metrics[name])
-                self.tell(f"{name} is added")
-
-    def _back(self, days: int) -> date:
-        return self.today - timedelta(days=days)
-
-    def _name(self, number: int) -> str:
-        return f"m{number % len(self.metrics)}"
-
-    def _names(self, numbers: Collection[int]) -> tuple[str, ...]:
-        return tuple(sorted({self._name(number) for number in numbers} & self.there))
-
-
-SOURCE_BY_DAY = "SELECT day, SUM(amount) FROM events GROUP BY day"
 _TAG = re.compile(r"/\* bi_metrics (\S+) (\S+?)(?: to (\S+))? \*/ ")
 
 
@@ -782,6 +749,7 @@ class _Watched(DatabaseManager):
         self._world = world
         self._commits = 0
         self._written: dict[Cell, Seen] = {}
+        self._before: dict[Cell, str] = {}
 
     def connect(self) -> None:
         super().connect()
@@ -789,7 +757,7 @@ class _Watched(DatabaseManager):
 
     def execute(self, sql: str, args: Any = None) -> int:
         if sql.startswith("SAVEPOINT"):
-            self._written.clear()
+            self._written = {}
         self._note(sql)
         return super().execute(sql, args)
 
@@ -802,23 +770,22 @@ class _Watched(DatabaseManager):
         tag = _TAG.match(sql)
         if not tag:
             return
-        formula = self._world._formulas[tag[1]]
-        name = tag[1].rpartition("_")[2].removesuffix(".sql")
+        metric, formula = self._world.files[tag[1]]
         first = date.fromisoformat(tag[2])
         last = date.fromisoformat(tag[3]) if tag[3] else first
-        rows: dict[Cell, Content] = {}
-        if formula.rows or formula.own:
-            found = self.query("SELECT metrics, metric_date, value_list FROM bi_metrics")
-            rows = {(metric, day): content_of(text) for metric, day, text in found}
-        source: dict[date, int] = {}
-        if formula.source is not None:
-            source = {day: int(amount) for day, amount in self.query(SOURCE_BY_DAY)}
-        for n in range((last - first).days + 1):
-            day = first + timedelta(days=n)
-            self._written[name, day] = Seen(
-                formula, {place: rows.get(place) for place in formula.places(name, day)},
-                {of: source.get(of, 0) for of in formula.days(day)}, self._world.moment,
-            )  # fmt: skip
+        if not self._written:
+            self._before = self._world.states()
+            self._world.began(first)
+        contents = contents_of(self.query(ROWS), self.query(HELPER_ROWS))
+        amounts = {day: int(amount) for day, amount in self.query(AMOUNTS)}
+        for day in _days(last, (last - first).days):
+            rows = {cell: contents.get(cell) for cell in formula.cells(metric.name, day)}
+            source = {of: amounts.get(of, 0) for of in formula.days(day)}
+            seen = Seen(metric, formula, rows, source, self._world.moment)
+            if metric.copies:  # the work table has read it
+                work = self._written[metric.copies, day]
+                seen = replace(seen, rows=work.rows, source=work.source)
+            self._written[metric.name, day] = seen
 
     def _end(self, statement: str) -> None:
         lost = self._world.lost if statement == "COMMIT" else None
@@ -828,35 +795,29 @@ class _Watched(DatabaseManager):
             self._lose()
         super()._end(statement)
         if statement == "COMMIT":
-            self._world.committed(self._written)
+            cells = {cell: seen for cell, seen in self._written.items() if cell[0][0] != "w"}
+            self._world.committed(cells, self._before)
         if loses_now:
             self._lose()
 
     def _lose(self) -> None:
-        self._world.lost = None
+        self._world.lost, self._world.is_again = None, True
         self.close()
         raise StatementError(2013, "the reply to COMMIT was lost: (2013) Lost connection to server during query")
 
 
-def content_of(text: str) -> Content:
-    """Return the number that a value_list holds, or the text where it holds none."""
-    value = json.loads(text)
-    return value["n"] if isinstance(value, dict) else str(value)
+def contents_of(rows: Collection[tuple[Any, ...]], helper_rows: Collection[tuple[Any, ...]]) -> dict[Cell, Content]:
+    """Return the number that each row holds, or the text if it holds none."""
+    found: dict[Cell, Content] = {(name, day): int(n) for name, day, n in helper_rows}
+    for name, day, text in rows:
+        value = json.loads(text)
+        found[name, day] = value["n"] if isinstance(value, dict) else str(value)
+    return found
 
 
-def _shown(content: Content) -> str:
-    return "absent" if content is None else str(content)
+def _shown(cell: Cell) -> str:
+    return f"{cell[0]} of {cell[1]}"
 
 
-def _words(first: date, last: date | None) -> tuple[str, ...]:
-    return (str(first),) if last in (None, first) else (str(first), str(last))
-
-
-def _command(call: RunArguments) -> str:
-    words = ["run_metrics.py", *call.dates, *(["--initial"] if call.initial else [])]
-    words += ["--keep-going"] if call.keep_going else []
-    return " ".join([*words, *(f"--metric {name}" for name in call.metric)])
-
-
-def _end_of(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp()) + 86_400
+def _midnight(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=timezone.utc).timestamp())

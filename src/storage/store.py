@@ -151,6 +151,10 @@ class MetricStore:
         """Return every metric that has a row."""
         return frozenset(row[0] for row in self._db.query("SELECT DISTINCT metrics FROM bi_metrics"))
 
+    def computed(self) -> frozenset[str]:
+        """Return every metric and helper that has a state."""
+        return frozenset(row[0] for row in self._db.query("SELECT DISTINCT metric FROM bi_metric_state"))
+
     # --- rows, within a transaction -----------------------------------------------------------------------------------
 
     def before(self, metrics: Collection[str], helpers: Collection[str], dates: Sequence[date]) -> Before:
