@@ -219,7 +219,7 @@ def test_all_problems_of_all_files_are_named_before_the_first_date(project: Proj
 
 def test_a_range_is_explained_before_its_first_date(project: Project) -> None:
     project.write("1_good.sql", metric_sql("good"))
-    project.write("2_bad.sql", metric_sql("bad", where="\nFROM bi_metrics WHERE nope = 1"))
+    project.write("2_bad.sql", metric_sql("bad", where="\nFROM bi_metrics WHERE metrics = 'good' AND nope = 1"))
     one = project.run(DAY)
     assert (one.returncode, "(1054)" in one.stderr) == (1, True)
     many = project.run("2025-01-01", "2025-01-31")
