@@ -35,9 +35,9 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
     project.write("incremental/10_ten.sql", metric_sql("ten", reads_nine))
     project.write("initial/10_ten.sql", metric_sql("ten", "%(start_date)s"))
     project.write("9_nine.sql", metric_sql("nine").replace("card", "ranking").replace("Made for a test", "The best"))
-    project.write("100____last.sql", metric_sql("last", header="-- Reads: ten"))
+    project.write("100____last.sql", metric_sql("last", "(SELECT COUNT(*) FROM h)", "-- Reads: ten"))
     project.write("_05_off.sql", metric_sql("off"))
-    project.write("no_prefix.sql", "-- Description: A query\nSELECT %(start_date)s AS metric_date, 1 AS n")
+    project.write("no_prefix.sql", "-- Description: A query\n-- Reads: *\nSELECT %(start_date)s AS metric_date, 1 AS n")
     project.write("20_fill.sql", "-- Metric: fill\n-- Description: Fills h\nDELETE FROM h;\nINSERT INTO h SELECT 1;\n")
     done = project.list()
     assert (done.returncode, done.stderr) == (0, "")
@@ -46,8 +46,8 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
         ["1", "nine", "ranking", "per date", "-", "sql/9_nine.sql", "The best"],
         ["2", "ten", "card", "per date", "nine", "sql/incremental/10_ten.sql", "Made for a test"],
         ["3", "fill", "helper", "per date", "-", "sql/20_fill.sql", "Fills h"],
-        ["4", "last", "card", "per date", "ten", "sql/100____last.sql", "Made for a test"],
-        ["5", "no_prefix", "card", "set-based", "-", "sql/no_prefix.sql", "A query"],
+        ["4", "last", "card", "per date", "fill, ten", "sql/100____last.sql", "Made for a test"],
+        ["5", "no_prefix", "card", "set-based", "*", "sql/no_prefix.sql", "A query"],
     ]
     initial = json.loads(project.list("--initial", "--json").stdout)
     assert [(each["number"], each["file"], each["runs"]) for each in initial[:3]] == [
@@ -187,6 +187,24 @@ def test_offline_leaves_the_database_out_and_without_it_a_server_that_is_down_is
     assert (down.returncode, down.stderr.count("\n")) == (2, 1)
     assert down.stderr.startswith("Error: cannot connect to /nowhere.sock as user root")
     assert down.stderr.endswith("; to check without it: --check --offline\n")
+
+
+def test_check_knows_the_rows_and_the_views_and_offline_counts_no_rows(project: Project) -> None:
+    project.write("1_a.sql", metric_sql("a"))
+    reads = "-- Description: x\nSELECT %(metric_date)s AS d, COUNT(*) AS n FROM {} WHERE metrics = '{}'"
+    project.write("2_row.sql", reads.format("bi_metrics", "gone"))
+    project.write("3_view.sql", reads.format("my_view", "a"))
+    project.database.execute(
+        "INSERT INTO bi_metrics (metrics, f_list, value_list, metric_date) VALUES ('gone', '[]', '{}', '2025-01-01'); "
+        "CREATE VIEW my_view AS SELECT metrics FROM bi_metrics"
+    )
+    found = [line.split(": ")[:3] for line in project.list("--check").stdout.splitlines()]
+    assert found == [
+        ["sql/2_row.sql:2:76", "warning", "reads-no-metric"], ["sql/3_view.sql:2:49", "error", "reads-unclear"],
+        ["3 files checked", "1 error, 1 warning."],
+    ]  # fmt: skip
+    offline = [line.split(": ")[:3] for line in project.list("--check", "--offline").stdout.splitlines()]
+    assert offline == [["sql/2_row.sql:2:76", "error", "reads-no-metric"], ["3 files checked", "1 error, 0 warnings."]]
 
 
 def test_statements_on_the_files_own_temporary_tables_are_left_out_and_counted(project: Project) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from demo.server import Server
 from src.metric_file.file import parse
 from src.metric_file.reads import Reads, closure, reads_behind, reads_of
 from src.metric_file.text import Table
+from tests.conftest import connect
+from tests.random_queries import judged, prepare
 
 M = "SELECT 1 FROM bi_metrics"
 
@@ -273,6 +276,15 @@ def test_a_name_has_the_place_of_its_first_literal() -> None:
 )
 def test_what_another_rule_refuses_is_not_called_unclear_as_well(text: str) -> None:
     assert reads(text).unclear == []
+
+
+def test_other_metrics_make_no_difference_to_a_plain_query(server: Server) -> None:
+    connection = connect(server)
+    prepare(connection, "plain")
+    found = list(judged(connection, "plain", seed=1, count=5000))
+    connection.close()
+    assert len(found) > 500
+    assert [text for text, is_right in found if not is_right] == []
 
 
 # --- tables and functions ---------------------------------------------------------------------------------------------

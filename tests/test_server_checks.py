@@ -8,7 +8,7 @@ import pytest
 
 from config.database import load_settings
 from src.db_manager import DatabaseManager
-from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
 from src.metric_file.step import Parameters, Step
 from src.sql_loader import load_catalog
 from tests.conftest import Project, metric_sql
@@ -98,3 +98,45 @@ def test_a_table_that_cannot_roll_back_is_an_error_where_it_is_written(asked: Pr
     assert found.startswith("sql/1_helper.sql:3:1: error: cannot-roll-back: ")
     assert "MyISAM" in found
     assert "ENGINE = InnoDB" in found
+
+
+def definitions(project: Project) -> dict[str, str]:
+    """Return what the server says of the views and functions that the files name."""
+    catalog = load_catalog(project.folder / "sql")
+    database = DatabaseManager(load_settings(project.folder, project.environment()))
+    database.connect()
+    try:
+        return views_and_functions(database, catalog)
+    finally:
+        database.close()
+
+
+VIEWS = """
+CREATE TABLE orders (day DATE PRIMARY KEY, n INT);
+CREATE VIEW counted AS SELECT metrics FROM bi_metrics;
+CREATE FUNCTION doubled(n INT) RETURNS INT READS SQL DATA RETURN n * (SELECT COUNT(*) FROM counted);
+CREATE VIEW inner_view AS SELECT day, doubled(n) AS n FROM orders;
+CREATE VIEW Best AS SELECT day, n FROM inner_view;
+CREATE VIEW not_named AS SELECT metrics FROM bi_metrics;
+"""
+
+
+def test_the_views_and_functions_that_files_name_are_found_through_each_other(project: Project) -> None:
+    database = project.database
+    database.execute(VIEWS)
+    project.write("a.sql", "SELECT MAX(n) AS n FROM best JOIN orders WHERE day = %(metric_date)s")
+    found = definitions(project)
+    assert found.keys() == {"best", "inner_view", "doubled", "counted"}
+    assert "inner_view" in found["best"]
+    assert found["doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
+    account = f"{database.name}_blind"
+    database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {database.name}.* TO {account}")
+    project.env["DB_USER"] = account
+    project.write("b.sql", "SELECT Doubled (1) AS n FROM inner_view WHERE day = %(metric_date)s")
+    assert definitions(project) == {"best": "", "inner_view": "", "doubled": ""}
+    database.execute(f"DROP USER {account}")
+
+
+def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
+    project.write("a.sql", "SELECT 1 AS n, %(metric_date)s AS d")
+    assert definitions(project) == {}

@@ -420,8 +420,8 @@ def test_an_initial_file_must_run_after_what_it_reads_at_its_incremental_files_p
 def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, {"x.sql": f"-- Description: d\n{QUERY} AND n = (SELECT 1 FROM bi_metrics m)"})
     assert problem.message == (
-        "it is unclear which metrics this reads: no metrics = 'name' in its WHERE or ON; say metrics = 'name' for each "
-        "table of metrics, or declare the names in the header: -- Reads: a, b"
+        "it is unclear which metrics this reads: no metrics = 'name' in its WHERE or ON that always holds; say "
+        "metrics = 'name' for each table of metrics, or declare the names in the header: -- Reads: a, b"
     )
 
 

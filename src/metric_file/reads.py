@@ -194,8 +194,9 @@ class _Query:
         for condition in self._conditions(block, words, at):
             for term in self._terms(condition):
                 names |= self._compared(term, owner)
-        column = f"{owner[0]}.metrics" if "" not in owner else "metrics"
-        return names, [] if names else [Unclear(self.code[i], f"no {column} = 'name' in its WHERE or ON")]
+        column = "metrics" if "" in owner else f"{owner[0]}.metrics"
+        why = f"no {column} = 'name' in its WHERE or ON that always holds"
+        return names, [] if names else [Unclear(self.code[i], why)]
 
     def _names_of_table(self, block: list[int], words: list[str], at: int) -> list[str]:
         """Return what may stand before the dot of its columns; "" if the column alone can be no other table's."""
