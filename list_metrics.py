@@ -97,7 +97,10 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_line(as_json([
+                {**dict(zip(keys, row, strict=True)), "title": file.title, "unit": file.unit, "owner": file.owner,
+                 "tags": file.tags, "dimensions": file.dimensions} for file, row in zip(shown, rows, strict=True)
+            ]))  # fmt: skip
         else:
             write_line(table([head, *rows], fit=True))
             for problem in problems:
@@ -182,7 +185,8 @@ class Listing:
         cells = asdict(state.cells)
         counts, failure = cells.pop("counts"), cells.pop("failure")
         return {
-            **cells, "states": counts, "file": state.file.path if state.file else None, "due": state.due,
+            **cells, "states": counts, "file": state.file.path if state.file else None,
+            "owner": state.file.owner if state.file else "", "due": state.due,
             "too_old_for_nights": state.frozen, "vanished": state.is_vanished, "failure": failure,
             "file_errors": state.file_errors, "problems": state.problems(self.today, self.arguments.max_age),
         }  # fmt: skip

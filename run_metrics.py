@@ -89,7 +89,7 @@ class Run:
         self.database = DatabaseManager(settings, interruption)
         self.store = MetricStore(self.database, self.zone, settings.metrics_mend_days)
         self.runner = MetricRunner(self.database, self.store, arguments.retries, arguments.wait)
-        self.summary = RunSummary(arguments)
+        self.summary = RunSummary(arguments, {file.name: file.owner for file in self.catalog.files if file.owner})
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""

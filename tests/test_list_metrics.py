@@ -56,6 +56,16 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
     ]  # fmt: skip
 
 
+def test_the_listing_as_json_has_what_the_header_says_to_people(project: Project) -> None:
+    header = "-- Title: Money, in total\n-- Unit: EUR\n-- Owner: Ann\n-- Tags: Money, weekly\n-- Tags: money\n"
+    project.write("1_a.sql", f"{header}-- Dimensions: country, platform\n{metric_sql('a')}")
+    project.write("2_b.sql", metric_sql("b"))
+    keys = ("title", "unit", "owner", "tags", "dimensions")
+    assert [[each[key] for key in keys] for each in json.loads(project.list("--json").stdout)] == [
+        ["Money, in total", "EUR", "Ann", ["money", "weekly"], ["country", "platform"]], ["b", "", "", [], []]
+    ]  # fmt: skip
+
+
 def test_on_a_terminal_the_table_fits_and_piped_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     long = "A description that goes on and on " * 5 + "."
     rows = [("#", "Metric", "File", "Description"), ("1", "m", "sql/m.sql", long)]

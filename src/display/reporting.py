@@ -115,8 +115,9 @@ class Reporter:
 class RunSummary:
     """Adds up the results of a run without holding them: a range may be long."""
 
-    def __init__(self, arguments: RunArguments) -> None:
+    def __init__(self, arguments: RunArguments, owners: Mapping[str, str] | None = None) -> None:
         self._arguments = arguments
+        self._owners = owners or {}  # by metric
         self.dates: Sequence[date] = ()  # that the run is for: once they are set, there is something to resume
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
@@ -193,7 +194,7 @@ class RunSummary:
         return {
             "committed": self.committed,
             "failed": sorted(set(self.failed)),
-            "failed_cells": [{"metric": name, "metric_date": day, "error": text}
+            "failed_cells": [{"metric": name, "metric_date": day, "error": text, "owner": self._owners.get(name, "")}
                              for name, day, text in self.failed_cells],
             "error": self.first_error,
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],

@@ -388,6 +388,8 @@ class _Rules:
                 yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
             elif key == "data type" and value and value.lower() not in DATA_TYPES:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
+            elif key == "dimensions" and file.data_type == "card":
+                yield line, "a card has one value per date and no dimensions; make it a ranking, or remove this line"
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
