@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
@@ -15,6 +17,34 @@ IDENTITY = re.compile(r"(^|_)id$", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)  # 007 is not a number
 _DECODER = json.JSONDecoder(parse_int=Decimal, parse_float=Decimal, parse_constant=str)
 Item = dict[str, Any]  # an object of value_list
+
+
+@dataclass(frozen=True)
+class Line:
+    """The values of a card on one date, or one item of a timeseries or ranking."""
+
+    metric: str
+    metric_date: date
+    is_final: bool
+    item: int | None  # from 1; None: of a card
+    values: Item
+
+
+def lines_of(metric: str, day: date, is_final: bool, value_list: str, f_list: str) -> Iterator[Line]:
+    """Yield the lines of a row, the values in the order of f_list; an empty array has none."""
+    items = items_of(value_list)
+    is_array = isinstance(parse_value(value_list), list)
+    names = names_of(f_list, items)
+    for place, item in enumerate(items if is_array else items or [{}], start=1):
+        values = {name: item[name] for name in names if name in item}
+        yield Line(metric, day, is_final, place if is_array else None, values)
+
+
+def plain(value: Any) -> str:
+    """Return a value for a spreadsheet: a number with all its digits and no comma, nothing for null."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str | Decimal) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def parse_value(text: str) -> Any:
