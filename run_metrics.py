@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
-from src.dates import ONE_DAY, business_zone, day_at, span, today_in
+from src.dates import ONE_DAY, business_zone, date_range, day_at, span, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, set_log_level, write_line
 from src.display.on_end import run_on_end
@@ -43,6 +43,7 @@ from src.running.plan import (
     dates_asked_for,
     due_batch,
     lookback_batches,
+    running_batches,
 )
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
@@ -128,12 +129,17 @@ class Run:
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, those that they need, and the initial files that may take their place."""
-        files = [*batch_of(self.catalog, self.arguments.mode, [self.today], self.names).files]
+        files = self._files_of(self.arguments.mode, self.names)
         if self.arguments.verify:
             at_once = select(self.catalog, Mode.INITIAL, self.arguments.metric)
-            files += batch_of(self.catalog, Mode.INITIAL, [self.today], [file.name for file in at_once]).files
+            files += self._files_of(Mode.INITIAL, [file.name for file in at_once])
         initial = self.catalog.initial_files
         return list(dict.fromkeys([*files, *(initial[file.name] for file in files if file.name in initial)]))
+
+    def _files_of(self, mode: Mode, names: Sequence[str]) -> list[MetricFile]:
+        """Return the files of names and of what they need, on whichever date they run."""
+        days = date_range(self.today - 366 * ONE_DAY, self.today)  # some period of each name ends there
+        return [*batch_of(self.catalog, mode, days, names, with_running=True).files]
 
     def _prepare(self, dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
@@ -202,7 +208,7 @@ class Run:
                 return
 
     def _night(self, run: RunBatch) -> None:
-        """Run yesterday and today first, then look back, then compute what is due and nothing else."""
+        """Run yesterday, today and the periods that run, then look back, then compute what is due and nothing else."""
         yesterday = self.today - ONE_DAY
         left_out: set[tuple[str, date]] = set()
         tried: set[date] = set()
@@ -216,8 +222,11 @@ class Run:
             left_out.update((name, day) for name in result.not_run)
             return not self.database.is_lost()
 
-        if not (done(self._batch([yesterday])) and done(self._batch([self.today]))):
-            return
+        goes_on = self.settings.metrics_on_failure == "metric"
+        ended = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
+        for batch in [*ended, *running_batches(self.catalog, self.names, self.today, goes_on)]:
+            if batch.files and not done(batch):
+                return
         first = self.store.first_dates(self.catalog.nightly)
         lookback = self.settings.metrics_lookback_days
         for batch in lookback_batches(self.catalog, self.names, self.today, lookback, first):
@@ -230,7 +239,9 @@ class Run:
 
     def _batch(self, days: Sequence[date]) -> Batch:
         goes_on = self.settings.metrics_on_failure == "metric"
-        return batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on)
+        with_running = self.arguments.initial and days[-1] == self.today
+        batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running)
+        return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names))
 
     def _due(self) -> list[DueCell]:
         """Return the due cells of the names that this run is for."""
@@ -274,7 +285,7 @@ class Run:
         if not both:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
         first = batch_of(self.catalog, Mode.INITIAL, dates, both)
-        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates[:1], both)
+        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates, both)
         verdict = self.runner.verify(replace(first, if_needed=frozenset()), by_date.files)
         if self.arguments.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.period import DAY, Nightly, Period
 from src.metric_file.reads import Behind, Unclear, closure, reads_behind
 from src.metric_file.text import SPACE, Table, Token
 
@@ -105,10 +106,23 @@ class Catalog:
         return self.names | self.helper_names
 
     @cached_property
-    def nightly(self) -> dict[str, bool]:
-        """Those of `cells` that a night runs, in run order, and whether each is a helper."""
-        files = self.in_mode(Mode.INCREMENTAL)
-        return {file.name: file.name in self.helper_names for file in files if file.name in self.cells}
+    def nightly(self) -> dict[str, Nightly]:
+        """Those of `cells` that a night runs, in run order."""
+        files = (file for file in self.in_mode(Mode.INCREMENTAL) if file.name in self.cells)
+        return {file.name: Nightly(file.is_helper, file.period, file.final_after) for file in files}
+
+    def period(self, name: str) -> Period:
+        """Return the period of a name's rows; a day for a name without a file."""
+        return self.by_name[name][0].period if name in self.by_name else DAY
+
+    @cached_property
+    def periods(self) -> dict[str, Period]:
+        """The period of each of `cells` whose rows are not of a day."""
+        return {name: self.period(name) for name in sorted(self.cells) if self.period(name) != DAY}
+
+    def final_after(self, name: str) -> int:
+        """Return how many days after the end of its period a number of a name is complete."""
+        return self.by_name[name][0].final_after if name in self.by_name else 0
 
     def definition(self, name: str) -> str:
         """Return 16 hex digits of what the enabled files of a name compute; comments and blanks do not count."""
@@ -117,6 +131,7 @@ class Catalog:
             used: set[str] = set()
             for file in sorted(self.files_of(name), key=lambda file: file.path):
                 parts += [file.mode.value if file.mode else "", file.data_type, file.empty_value or ""]
+                parts += [str(file.period)] if file.period != DAY else []
                 for statement in file.statements:
                     parts += [*(token.text for token in statement.tokens if token.kind not in SPACE), ";"]
                 used |= file.script.parameters

@@ -92,7 +92,7 @@ def page_of(
             )  # fmt: skip
     since = today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
     final = store.final_cells(since)
-    for name, day, row in store.rows(metrics, [since, today]):
+    for name, day, row in store.rows({name: [since, catalog.period(name).end_of(today)] for name in metrics}):
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)
