@@ -73,7 +73,7 @@ class Listing:
         self.mode = Mode.INITIAL if arguments.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
-        self.parameters = Parameters(settings.parameters, self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone, self.today)
         self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
 
     def _problems(self, files: Sequence[MetricFile]) -> list[Problem]:
@@ -139,7 +139,7 @@ class Listing:
         files = select(self.catalog, self.mode, words[:1])
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
-            for statement in Step(file, (day,), self.parameters).statements:
+            for statement in Step(file, (file.period.end_of(day),), self.parameters).statements:
                 print(f"{statement};")  # not write_line(), which would escape a tab
         return OK
 

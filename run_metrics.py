@@ -104,6 +104,7 @@ class Run:
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
+        self.parameters = replace(self.parameters, today=self.today)
         self.runner.open(self.catalog, self.parameters, self.today)
         try:
             if self.arguments.verify:
@@ -223,8 +224,8 @@ class Run:
             return not self.database.is_lost()
 
         goes_on = self.settings.metrics_on_failure == "metric"
-        ended = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
-        for batch in [*ended, *running_batches(self.catalog, self.names, self.today, goes_on)]:
+        days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
+        for batch in [*days, *running_batches(self.catalog, self.names, self.today, goes_on)]:
             if batch.files and not done(batch):
                 return
         first = self.store.first_dates(self.catalog.nightly)
@@ -330,10 +331,12 @@ class Run:
         except DatabaseError as error:
             log.warning("could not look for what is due: %s", error)
             return
+        periods = {name: each.period for name, each in catalog.nightly.items()}
+        summary.periods = periods
         for line in (
-            *repair_lines("missing", summary.missing, list(catalog.nightly)),
-            *repair_lines("to be computed again", summary.reopened, list(catalog.nightly)),
-            *repair_lines("reopened, and too old for nights", summary.too_old, list(catalog.nightly)),
+            *repair_lines("missing", summary.missing, periods),
+            *repair_lines("to be computed again", summary.reopened, periods),
+            *repair_lines("reopened, and too old for nights", summary.too_old, periods),
             *vanished_lines(summary.vanished),
             *older_sql_lines(summary.older_sql),
         ):

@@ -739,7 +739,7 @@ def test_the_initial_file_runs_if_there_is_nothing_current_to_build_on(project: 
         project.database.execute(f"UPDATE bi_metric_state SET state = '{state}' WHERE metric_date = '2025-01-12'")
         assert project.run("2025-01-13").returncode == 0
         assert project.database.metrics()[-1] == ("total", "2025-01-13", f'{{"n": {expected}}}'), state
-    assert "2025-01-13 total: no row to build on on the day before, so sql/initial/total.sql runs" in project.log()
+    assert "2025-01-13 total: no row to build on before it, so sql/initial/total.sql runs" in project.log()
 
 
 def test_the_times_of_a_row_tell_when_it_was_made_and_when_it_was_last_computed(project: Project) -> None:

@@ -559,7 +559,7 @@ def test_prose_above_the_sql_is_no_header_line(tmp_path: Path) -> None:
 MESSAGES = [
     ("DO %(metrc_date)s", "unknown parameter %(metrc_date)s; did you mean %(metric_date)s?"),
     ("DO %(CUTOFF_DATE)s", "did you mean %(cutoff_date)s?"),
-    ("DO %(zzz)s", "known: cutoff_date, dates, day_end_utc, day_start_utc, metric_date, start_date"),
+    ("DO %(zzz)s", "known: as_of, cutoff_date, dates, day_end_utc, day_start_utc, metric_date, period_start, "),
     ("DO %(zzz)s", "METRIC_PARAM_<NAME> in .env adds one"),
     ("DO CURDATE()", "CURDATE gives another value when a past date is run again; use %(metric_date)s"),
     (f"DO @{'long' * 90}", "longlon... is read here and set nowhere"),

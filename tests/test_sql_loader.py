@@ -333,7 +333,7 @@ def test_dependents_and_inputs_are_found_directly_and_through_others(tmp_path: P
 def test_a_night_runs_the_names_that_have_a_file_for_single_dates(tmp_path: Path) -> None:
     loaded = catalog(tmp_path, {"a.sql": QUERY, "incremental/b.sql": QUERY, "initial/c.sql": QUERY, "w.sql": WORK,
                                 "incremental/h.sql": HELPER, "initial/i.sql": HELPER, "_d.sql": QUERY})  # fmt: skip
-    assert loaded.nightly == {"a": False, "b": False, "h": True}
+    assert {name: each.is_helper for name, each in loaded.nightly.items()} == {"a": False, "b": False, "h": True}
     assert loaded.cells == {"a", "b", "c", "h", "i"}
 
 

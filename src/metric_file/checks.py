@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from config.database import DATE_PARAMETERS
+from src.errors import MetricFileError
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
 from src.metric_file.header import HeaderLine, nearest_key
+from src.metric_file.period import parse_final_after, parse_period, parse_running
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, outermost, place, unquoted
 from src.sql_loader import EVERY_METRIC, Catalog
 from src.wording import printable
@@ -22,7 +24,11 @@ Severity = Literal["error", "warning"]
 
 DATA_TYPES = ("card", "timeseries", "ranking")
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
+_HEADER_VALUES: dict[str, Callable[[str], object]] = {
+    "period": parse_period, "running": parse_running, "final after": parse_final_after
+}  # fmt: skip
 ALLOWED_ERRORS = ("reads-later-metric", "warnings")  # the latter are the server's, of what a file computes
+_DECIDING_LINE = re.compile(r"(?i)--[ \t]+(Check|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:")
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
 _TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
@@ -255,6 +261,25 @@ class _Rules:
             cure = f"move it to {root}/incremental/ and {cure}"
         yield own, f"the {what} is built on its own earlier rows; {cure}"
 
+    def period(self) -> _Found:
+        """The rows of a metric lie on the ends of its periods, so all files of its name have the same period."""
+        for other in self.catalog.files_of(self.file.name):
+            mine, theirs = (
+                (file.period, file.final_after, file.has_running_row) for file in (self.file, other)
+            )
+            if mine != theirs and not self.file.disabled:
+                yield 0, (f"{self.file.path} has the period {mine[0]} and {other.path} has {theirs[0]}; give both the "
+                          "same lines -- Period:, -- Running: and -- Final After:")  # fmt: skip
+                return
+
+    def utc_window(self) -> _Found:
+        """Days before a bound in UTC are an hour off around a change of the clocks."""
+        for statement in self.script.statements:
+            for i, token in enumerate(statement.code[:-1]):
+                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and statement.words[i + 1] in ("-", "+"):
+                    cure = "write -- Period: 7 days and %(period_start_utc)s"
+                    yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
+
     def reads_unclear(self) -> _Found:
         """A row is final as long as what it read has not changed, so the run must know what a file reads."""
         for token, why in self.catalog.unclear(self.file):
@@ -376,7 +401,7 @@ class _Rules:
             yield 0, f"no `-- Data Type:` line; write one of {types}"
         first = next((statement.tokens[0].offset for statement in self.script.statements), len(self.script.text))
         for token in self.script.tokens:
-            if token.offset > first and re.match(r"(?i)--[ \t]+(Check|Reads|Empty|Allow)[ \t]*:", token.text):
+            if token.offset > first and _DECIDING_LINE.match(token.text):
                 yield token, "a header line below the first statement, where nobody reads it; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
@@ -388,6 +413,8 @@ class _Rules:
                 yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
             elif key == "data type" and value and value.lower() not in DATA_TYPES:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
+            elif key in _HEADER_VALUES and (said := _refused(_HEADER_VALUES[key], value)):
+                yield line, said, True
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
@@ -509,6 +536,15 @@ def _added_to_itself(statement: Statement, start: int) -> Token | None:
     return None
 
 
+def _refused(read: Callable[[str], object], value: str) -> str:
+    """Return why a header line's value is refused; "" if it is not."""
+    try:
+        read(value)
+    except MetricFileError as error:
+        return str(error)
+    return ""
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text, parse_constant=int)  # which refuses NaN
@@ -527,6 +563,6 @@ _FOR_FILES = tuple(
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
 _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "full-scan", "misplaced")  # by other functions
-_WARNINGS = {"helper-without-date", "reads-no-metric", "reads-the-clock", "unread-rows", "header", "full-scan",
-             "misplaced"}  # fmt: skip
+_WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "header",
+             "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -10,8 +10,8 @@ from functools import cached_property
 
 from src.dates import day_end, day_start, span, utc_text
 from src.metric_file.file import MetricFile
-from src.metric_file.period import DAY, Period
 from src.metric_file.header import HeaderLine
+from src.metric_file.period import DAY, Period
 from src.metric_file.text import Statement, bind, literal
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\*/|/\*")

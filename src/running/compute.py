@@ -83,8 +83,8 @@ class Computation:
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
         """Compute the cells of a batch, and look at each row: nothing is taken on trust.
 
-        The names of `starts_anew` build on no row of the period before. Raises DateError, which names the file at fault, and
-        StatementError.
+        The names of `starts_anew` build on no row of the period before. Raises DateError, which names the file at
+        fault, and StatementError.
         """
         clock = time.monotonic()
         metrics, helpers = ({name: batch.dates_of[name] for name in names} for names in (batch.metrics, batch.helpers))

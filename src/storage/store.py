@@ -186,14 +186,13 @@ class MetricStore:
         """Return the states of some cells; that of a row that is gone is left out."""
         if not cells:
             return {}
-        return {
-            (name, day): CellState(state, definition)
-            for name, day, state, definition in self._db.query(
-                "SELECT s.metric, s.metric_date, s.state, s.definition FROM bi_metric_state AS s "
-                "LEFT JOIN bi_metrics AS m ON m.metrics = s.metric AND m.metric_date = s.metric_date "
-                "WHERE (s.metric, s.metric_date) IN %s AND (s.is_helper OR m.metrics IS NOT NULL)", (tuple(cells),),
-            )  # fmt: skip
-        }
+        found = self._db.query(
+            "SELECT s.metric, s.metric_date, s.state, s.definition FROM bi_metric_state AS s "
+            "LEFT JOIN bi_metrics AS m ON m.metrics = s.metric AND m.metric_date = s.metric_date "
+            "WHERE (s.metric, s.metric_date) IN %s AND (s.is_helper OR m.metrics IS NOT NULL)",
+            (tuple(cells),),
+        )
+        return {(name, day): CellState(state, definition) for name, day, state, definition in found}
 
     def blank(self, rows: DatesOf, text: str, with_fields: bool) -> None:
         """Replace the values of the rows, and `with_fields` their f_list, by `text`, which no metric computes."""
@@ -248,10 +247,10 @@ class MetricStore:
         """Store the states of cells that were computed at `moment`: final if their number was complete, else open."""
         at = utc_text(moment)
         for part in _parts(cells):
-            values = [
-                (c.name, c.day, c.is_helper, "final" if self.has_ended(c.day, moment, c.final_after) else "open", c.definition, at,
-                 c.milliseconds, c.file, run_id) for c in part
-            ]  # fmt: skip
+            values = []
+            for c in part:
+                state = "final" if self.has_ended(c.day, moment, c.final_after) else "open"
+                values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id))
             self._db.execute(
                 "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, definition, computed_at, "
                 f"milliseconds, file, run_id) VALUES {', '.join(['%s'] * len(values))} ON DUPLICATE KEY UPDATE "
@@ -328,8 +327,9 @@ class MetricStore:
     def reconcile(self, nightly: Mapping[str, Nightly], today: date) -> None:
         """Let the states of the dates that nights mend say what is true of the rows, whatever was done by hand.
 
-        `nightly` is what nights compute, by name. A row without a state becomes reopened. A state whose row is gone becomes missing, and so does each end of a period without either after a first row. What lies
-        before the first row, as a retention job leaves it, is deleted.
+        `nightly` is what nights compute, by name. A row without a state becomes reopened. A state whose row is gone
+        becomes missing, and so does each end of a period without either after a first row. What lies before the first
+        row, as a retention job leaves it, is deleted.
         """
         since = self.mended_since(today)
         self._db.execute(
