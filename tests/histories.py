@@ -185,7 +185,8 @@ class Metric(_Brief):
             "select": rows,
             "insert": "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)\n"
                       f"SELECT '{name}', 'card', JSON_ARRAY('n'), JSON_OBJECT('n', q.n), q.metric_date "
-                      f"FROM (\n{rows}\n) q\nON DUPLICATE KEY UPDATE f_list = VALUES(f_list), value_list = VALUES(value_list)",
+                      f"FROM (\n{rows}\n) q\n"
+                      "ON DUPLICATE KEY UPDATE f_list = VALUES(f_list), value_list = VALUES(value_list)",
             "upsert": f"{insert}\nON DUPLICATE KEY UPDATE n = VALUES(n)",
             "delete": f"DELETE FROM {table} WHERE day {period};\n{insert}",
             "work": f"DELETE FROM {table};\n{insert}",
