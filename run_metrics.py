@@ -246,7 +246,12 @@ class Run:
 
     def _due(self) -> list[DueCell]:
         """Return the due cells of the names that this run is for."""
-        due = self.runner.with_retries(lambda: self.store.due(self.catalog.nightly, self.today), "to ask what is due")
+
+        def ask() -> list[DueCell]:
+            self.runner.reconcile()  # if yesterday and today have failed
+            return self.store.due(self.catalog.nightly, self.today)
+
+        due = self.runner.with_retries(ask, "to ask what is due")
         names = set(self.names)
         return [cell for cell in due if cell.name in names]
 
@@ -320,6 +325,8 @@ class Run:
         """Name what the next night must compute, what no file computes any more, and what older SQL has computed."""
         summary, catalog = self.summary, self.catalog
         try:
+            if not self.arguments.is_night:  # a date before the first row leaves gaps behind it
+                self.runner.note_gaps()
             due = self.store.due(catalog.nightly, self.today)
             summary.missing = [(cell.name, cell.day) for cell in due if cell.is_missing]
             summary.reopened = [(cell.name, cell.day) for cell in due if not cell.is_missing]

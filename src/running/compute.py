@@ -103,7 +103,7 @@ class Computation:
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
         reopened_cells = self._store.reopen(self._reopened(batch, before, results, changes))
-        self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
+        self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(batch, tuple(results), tuple(changes), open_from, len(reopened_cells), redefined,
                            round((time.monotonic() - clock) * 1000))  # fmt: skip
@@ -111,6 +111,15 @@ class Computation:
     def reconcile(self) -> None:
         """Let the states say what is true of the rows, whatever was done by hand since the last run."""
         self._store.reconcile(self._catalog.nightly, self._today)
+        self._settle()
+
+    def note_gaps(self) -> None:
+        """Let the dates between a new first row and those after it be missing, and what may have read them wait."""
+        self._store.add_missing(self._catalog.nightly, self._today)
+        self._settle()
+
+    def _settle(self) -> None:
+        self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
 
     # --- which files run, for which dates -----------------------------------------------------------------------------
 

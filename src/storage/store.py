@@ -356,7 +356,11 @@ class MetricStore:
         )
         for part in _parts(old):
             self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
-        for part in _parts(self.gaps(nightly, today, since)):
+        self.add_missing(nightly, today)
+
+    def add_missing(self, nightly: Mapping[str, Nightly], today: date) -> None:
+        """Let each end of a period after a first row that has no state be missing."""
+        for part in _parts(self.gaps(nightly, today, self.mended_since(today))):
             values = [(name, day, nightly[name].is_helper, "missing") for name, day in part]
             self._db.execute(
                 f"INSERT INTO bi_metric_state (metric, metric_date, is_helper, state) "
