@@ -72,7 +72,7 @@ class Reporter:
         dates = len(result.batch.dates)
         on = f" on {dates:,} dates" if dates > 1 else ""
         metrics, helpers = result.batch.metrics, result.batch.helpers
-        what = count(len(metrics), "metric") if metrics else count(len(helpers), "helper")
+        what = count(len(metrics), "metric") if metrics or not helpers else count(len(helpers), "helper")
         line = f"{result.batch.label}  {what}{on}: {kinds or 'no rows'}"
         if result.not_run:
             line += f"; without {listed(sorted(result.not_run))}"
