@@ -113,10 +113,10 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
 
 
 def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[str]:
-    """Return what is reached from some names; one of them only if a way leads back to it."""
+    """Return what is reached from some names in a graph; one of these names only if a way leads back to it."""
     found: set[str] = set()
     new = set(start)
-    while new:
+    while new and len(found) < len(graph):  # in a graph that is dense the first step finds all
         new = set().union(*(graph.get(name, ()) for name in new)) - found
         found |= new
     return found
