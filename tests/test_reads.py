@@ -350,13 +350,15 @@ def test_a_view_reads_what_the_views_and_functions_in_it_read() -> None:
         "f": "BEGIN DECLARE n INT; SELECT MAX(a) INTO n FROM u; RETURN g(n) + 1; END",
         "g": "RETURN (SELECT COUNT(*) FROM `plain`)",
         "ansi": 'RETURN (SELECT COUNT(*) FROM "bi_metrics")',
+        "other.f": "RETURN (SELECT 1 FROM v)", "other.v": "select 1 from `game`.`bi_metrics`", "v": "select 1 from `t`",
         "secret": "",
         "over_secret": "select 1 from `game`.`secret`", "game.secret": "",
         "round": "select 1 from around", "around": "select 1 from round, h",
     })  # fmt: skip
     assert {name: each.hides for name, each in behind.items() if each.hides} == {
         "direct": "direct reads bi_metrics", "cards": "cards reads bi_metrics", "over": "game.direct reads bi_metrics",
-        "game.direct": "game.direct reads bi_metrics",
+        "game.direct": "game.direct reads bi_metrics", "other.f": "other.v reads bi_metrics",
+        "other.v": "other.v reads bi_metrics",
         "ansi": "ansi reads bi_metrics", "secret": "this account may not read the definition of secret",
         "over_secret": "this account may not read the definition of game.secret",
         "game.secret": "this account may not read the definition of game.secret",

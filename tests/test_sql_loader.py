@@ -303,6 +303,8 @@ def test_a_work_table_is_read_through_and_has_no_cells(tmp_path: Path) -> None:
         ("INSERT INTO w SELECT 1; DELETE FROM w", False),
         ("DELETE FROM w", False),
         ("DELETE FROM w; INSERT INTO v SELECT 1", False),
+        ("DELETE FROM w; DELETE FROM v; INSERT INTO v SELECT 1", False),
+        ("DELETE FROM bi_metrics; INSERT INTO bi_metrics SELECT 1", False),
         ("DELETE FROM w; INSERT INTO w SELECT 1; REPLACE INTO h SELECT 1 FROM w", False),  # h keeps its rows
         ("CREATE TEMPORARY TABLE w (n INT); DELETE FROM w; INSERT INTO w SELECT 1", False),
         ("DELETE FROM w; INSERT INTO w SELECT 1; INSERT INTO bi_metrics SELECT 1 FROM w", False),
