@@ -33,7 +33,7 @@ class Catalog:
     parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
-    views: Mapping[str, str] = field(default_factory=dict)  # views and stored functions, lower case; "" is unreadable
+    views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
 
     # --- files and names ----------------------------------------------------------------------------------------------
 
@@ -183,8 +183,9 @@ class Catalog:
         return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
 
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
-        named = [(table.name, token) for table, token in file.reads.tables.items()] + [*file.reads.functions.items()]
-        return [each for each in named if each[0] in self._behind and each[0] not in file.temporary_tables]
+        named = [*file.reads.tables.items(), *file.reads.functions.items()]
+        known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
+        return [(name, token) for name, token in known if name in self._behind]
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:

@@ -126,15 +126,29 @@ def test_the_views_and_functions_that_files_name_are_found_through_each_other(pr
     database.execute(VIEWS)
     project.write("a.sql", "SELECT MAX(n) AS n FROM best JOIN orders WHERE day = %(metric_date)s")
     found = definitions(project)
-    assert found.keys() == {"best", "inner_view", "doubled", "counted"}
+    here = database.name
+    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled", f"{here}.counted"}
     assert "inner_view" in found["best"]
-    assert found["doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
-    account = f"{database.name}_blind"
-    database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {database.name}.* TO {account}")
+    assert found[f"{here}.doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
+    account = f"{here}_blind"
+    database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {here}.* TO {account}")
     project.env["DB_USER"] = account
     project.write("b.sql", "SELECT Doubled (1) AS n FROM inner_view WHERE day = %(metric_date)s")
     assert definitions(project) == {"best": "", "inner_view": "", "doubled": ""}
     database.execute(f"DROP USER {account}")
+
+
+def test_a_view_of_another_database_is_found_where_a_file_names_that(project: Project) -> None:
+    here, other = project.database.name, f"{project.database.name}_Reports"
+    project.database.execute(
+        f"CREATE DATABASE {other}; CREATE VIEW {other}.Numbers AS SELECT metrics FROM {here}.bi_metrics; "
+        f"CREATE VIEW {other}.users AS SELECT 1 AS id"
+    )
+    project.write("a.sql", f"SELECT COUNT(*) AS n FROM {other}.Numbers JOIN users WHERE %(metric_date)s")
+    found = definitions(project)
+    project.database.execute(f"DROP DATABASE {other}")
+    assert found.keys() == {f"{other.lower()}.numbers"}
+    assert "bi_metrics" in found[f"{other.lower()}.numbers"]
 
 
 def test_a_file_that_names_no_view_finds_none(project: Project) -> None:

@@ -426,10 +426,10 @@ def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> N
 
 
 def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a_warning(tmp_path: Path) -> None:
-    text = "-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE metrics IN ('usres', 'gone', 'off')"
-    files = {"9_x.sql": text, "users.sql": f"-- Description: d\n{QUERY}",
-             "_off.sql": f"-- Description: d\n{QUERY}",
-             "8_y.sql": f"-- Description: d\n-- Reads: zzz\n{QUERY}"}  # fmt: skip
+    read = "metrics IN ('usres', 'gone', 'off', 'users')"
+    text = f"-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE {read}"
+    files = {"9_x.sql": text, "1_users.sql": f"-- Description: d\n{QUERY}",
+             "_off.sql": f"-- Description: d\n{QUERY}", "8_y.sql": f"-- Description: d\n-- Reads: zzz\n{QUERY}"}  # fmt: skip
     assert problems(tmp_path, files) == []  # nobody has asked the server
     found = problems(tmp_path, {}, stored=["gone", "users"])
     assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [
@@ -489,6 +489,8 @@ def test_a_table_that_is_emptied_beside_lasting_rows_is_for_its_own_file(tmp_pat
     found = problems(tmp_path, {"2_fine.sql": "-- Description: d\nSELECT %(metric_date)s AS n FROM h, w"})
     assert [(problem.file, problem.rule) for problem in found] == [("sql/2_fine.sql", "work-table")]
     assert "h empties this table and writes others too, so it need not run" in found[0].message
+    dated = "-- Description: d\nREPLACE INTO w SELECT %(metric_date)s; REPLACE INTO h SELECT 1"
+    assert problems(tmp_path, {"incremental/1_h.sql": dated}) == []
 
 
 ASSIGNMENTS = [

@@ -11,18 +11,18 @@ from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.reads import named_in
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, unquoted
+from src.metric_file.text import WRITERS, Statement, Table, unquoted
 from src.server.codes import TRANSIENT
 from src.sql_loader import Catalog
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
 _VIEWS = (
     "SELECT table_name, view_definition FROM information_schema.views "
-    "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s"
+    "WHERE table_schema = %s AND LOWER(table_name) IN %s"
 )
 _FUNCTIONS = (
     "SELECT routine_name, routine_definition FROM information_schema.routines "
-    "WHERE routine_schema = DATABASE() AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
+    "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
 )
 _CANNOT_EXPLAIN = {1345, 1815}  # a view of tables this account may not read; on MySQL an INSERT into a view
 
@@ -78,21 +78,24 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
-    """Return the definition of each view and stored function of this database that a file, or one of them, names.
+    """Return the definition of each view and stored function that a file, or one of them, names.
 
-    They are by name in lower case; "" is one that this account may not read.
+    Keys are names in lower case, with a schema where one is named; "" is a definition that this account may not read.
     """
+    schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
+    schemas[""] = database.server_name
     definitions: dict[str, str] = {}
-    asked: set[str] = set()
-    reads = [file.reads for file in catalog.files]
-    names = {name for each in reads for name in (*(table.name for table in each.tables), *each.functions)}
+    asked: set[Table] = set()
+    names = {name for file in catalog.files for name in (*file.reads.tables, *file.reads.functions)}
     while names:
-        for query in (_VIEWS, _FUNCTIONS):
-            found = database.query(query, (sorted(names),))
-            definitions |= {name.lower(): definition or "" for name, definition in found}
+        for schema in {name.schema for name in names} & schemas.keys():
+            among = sorted(name.name for name in names if name.schema == schema)
+            for query in (_VIEWS, _FUNCTIONS):
+                found = database.query(query, (schemas[schema], among))
+                definitions |= {str(Table(schema, name.lower())): definition or "" for name, definition in found}
         asked |= names
-        inside = [named_in(definition) for definition in definitions.values()]
-        names = {name for tables, functions in inside for name in (*(t.name for t in tables), *functions)} - asked
+        inside = [named_in(name, definition) for name, definition in definitions.items()]
+        names = set().union(*(tables | functions for tables, functions in inside)) - asked
     return definitions
 
 

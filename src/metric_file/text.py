@@ -64,6 +64,12 @@ class Table(NamedTuple):
         schemas = {self.schema.lower(), other.schema.lower()} - {""}
         return self.name.lower() == other.name.lower() and len(schemas) < 2
 
+    def lower(self) -> Table:
+        return Table(self.schema.lower(), self.name.lower())
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
 
 @dataclass(frozen=True)
 class Statement:
