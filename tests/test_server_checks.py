@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import pytest
 
 from config.database import load_settings
 from src.db_manager import DatabaseManager
-from src.metric_file.server_checks import ask_server, wrong_engines
-from src.metric_file.step import Parameters, Step
+from src.metric_file.file import MetricFile, parse
+from src.metric_file.server_checks import _full_scans, ask_server, wrong_engines
+from src.metric_file.step import Parameters, Step, line_of
 from src.sql_loader import load_catalog
 from tests.conftest import Project, metric_sql
 
@@ -22,6 +24,15 @@ INSERT INTO big (at, user_id) VALUES ('2025-01-01 12:00:00', 1);
 ANALYZE TABLE big;
 CREATE TABLE helper (day DATE, n INT) ENGINE = MyISAM;
 CREATE TABLE lasting (day DATE PRIMARY KEY, n INT);
+"""
+# MariaDB reads such a range with a rowid filter, and its plan then says `rows = '504 (19%)'`.
+CARDS = """
+CREATE TABLE payments (id INT PRIMARY KEY, at DATETIME NOT NULL, method INT NOT NULL, note CHAR(100) NOT NULL,
+    KEY (at), KEY (method));
+INSERT INTO payments WITH RECURSIVE d AS (SELECT 0 AS n UNION ALL SELECT n + 1 FROM d WHERE n < 999)
+SELECT a.n * 4 + b.n, '2025-01-01' + INTERVAL (a.n * 4 + b.n) * 20 MINUTE, MOD(a.n * 4 + b.n, 5), 'paid'
+FROM d AS a JOIN d AS b ON b.n < 4;
+ANALYZE TABLE payments;
 """
 
 
@@ -66,6 +77,61 @@ def test_a_table_read_whole_is_a_warning_and_a_range_of_its_index_is_none(asked:
     assert [line.split(": ")[0] for line in found] == ["sql/1_wrapped.sql:1:1", "sql/3_variable.sql:2:1"], found
     assert all(": warning: full-scan: " in line and "big" in line for line in found)
     assert left_out == 0
+
+
+def test_a_plan_with_a_rowid_filter_stops_no_run(project: Project) -> None:
+    project.database.execute(CARDS)
+    project.write("by_card.sql", "SELECT COUNT(*) AS n FROM payments WHERE at >= %(metric_date)s - INTERVAL 6 DAY "
+                  "AND at < %(metric_date)s + INTERVAL 1 DAY AND method = 4")  # fmt: skip
+    for words in (["2025-01-14", "2025-01-16"], ["--initial", "2025-01-14", "2025-01-16"]):
+        result = project.run(*words)
+        assert result.returncode == 0, result.stderr
+    assert project.database.metrics()[-1] == ("by_card", "2025-01-16", '{"n": 101}')
+
+
+LARGE = {"table": "big", "type": "ALL", "rows": 262144}
+
+
+@pytest.mark.parametrize(
+    ("row", "warns"),
+    [
+        (LARGE, True),
+        (LARGE | {"type": "index"}, True),
+        (LARGE | {"rows": "262144"}, True),
+        (LARGE | {"rows": "262144 (5%)"}, True),
+        (LARGE | {"rows": "3344 (5%)"}, False),
+        (LARGE | {"type": "range|filter", "rows": "262144 (5%)"}, False),
+        (LARGE | {"rows": "many"}, False),
+        (LARGE | {"rows": ""}, False),
+        (LARGE | {"rows": "9" * 10_000}, True),
+        (LARGE | {"rows": None}, False),
+        (LARGE | {"type": None}, False),
+        (LARGE | {"table": None}, False),
+        ({"EXPLAIN": "-> Table scan on big  (rows=262144)"}, False),
+        ({}, False),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_no_advice(row: dict[str, Any], warns: bool) -> None:
+    script = parse("SELECT 1 FROM big")
+    file = MetricFile("x", "sql/x.sql", None, None, False, script)
+    assert bool(list(_full_scans(file, script.statements[0], [row]))) == warns
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("(1064) near 'FORM t' at line 2", 4),
+        ("(1064) near 'say \\'at line 900\\'' at line 3", 5),
+        ("(1064) near 'at line 900' in Zeile 2", 3),
+        ("(1064) near 'x' at line 99999999999", 3),
+        ("(1064) near 'x' at line \u0663", 3),
+        ("(1054) Unknown column 'at line 2' in 'field list'", 3),
+        ("", 3),
+    ],
+)
+def test_the_line_of_an_error_is_one_of_the_file(message: str, line: int) -> None:
+    statement = parse("\n\nSELECT 1,\n2,\n3\nFROM t").statements[0]
+    assert line_of(statement, message) == line
 
 
 def test_what_reads_a_temporary_table_is_left_out_and_counted(asked: Project) -> None:
