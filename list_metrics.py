@@ -24,7 +24,7 @@ from src.display.status import in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, wrong_engines
+from src.metric_file.server_checks import ask_server, keyless_temporary_tables, named_zones, wrong_engines
 from src.metric_file.step import Parameters, Step
 from src.sql_loader import load_catalog, select
 from src.storage.store import MetricStore
@@ -110,7 +110,9 @@ class Listing:
             steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
             with closing(self._connected()) as database:
                 found, left_out = ask_server(database, steps)
-                problems = sorted([*problems, *found, *wrong_engines(database, sound)])
+                for ask in (wrong_engines, named_zones, keyless_temporary_tables):
+                    found += ask(database, sound)
+                problems = sorted([*problems, *found])
         if self.call.json:
             write_line(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)

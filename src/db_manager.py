@@ -18,8 +18,15 @@ from pymysql.cursors import Cursor, SSCursor
 from config.database import GROUP_CONCAT_BYTES, Settings
 from src.errors import DatabaseError, Interrupted, SettingsError, StatementError
 from src.server.codes import (
-    LOST, NEEDS_A_RIGHT, NO_SAVEPOINT, OVER_THE_LIMIT, TRANSIENT, UNKNOWN_HOST, UNKNOWN_TIME_ZONE, meaning,
-)  # fmt: skip
+    LOST,
+    NEEDS_A_RIGHT,
+    NO_SAVEPOINT,
+    OVER_THE_LIMIT,
+    TRANSIENT,
+    UNKNOWN_HOST,
+    UNKNOWN_TIME_ZONE,
+    meaning,
+)
 from src.server.interruption import Interruption
 from src.server.run_lock import RunLock
 from src.server.tls import NEEDS_CRYPTOGRAPHY, driver_arguments
@@ -34,7 +41,7 @@ _SQL_MODES_DROPPED = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"} | {
     "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}  # fmt: skip
 _CONVERSIONS: dict[Any, Any] = {**conversions, FIELD_TYPE.BIT: lambda value: int.from_bytes(value, "big")}
 _GRANTS = "the account lacks a right: see the GRANT statements in docs/operations.md"
-_PRIMARY = "it takes no rows: name the primary in DB_HOST, or end its read-only mode"
+_PRIMARY = "a read-only server takes no rows: name the primary in DB_HOST"
 _COLLATION = "give one side the other's collation, such as a.name = b.name COLLATE utf8mb4_unicode_ci"
 _PRIMARY_KEY = "give the table a primary key, such as CREATE TEMPORARY TABLE t (PRIMARY KEY (id)) SELECT ..."
 _CURES = {

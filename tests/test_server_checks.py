@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.database import load_settings
+from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.metric_file.file import MetricFile, parse
-from src.metric_file.server_checks import _full_scans, ask_server, wrong_engines
+from src.metric_file.server_checks import (
+    _full_scans,
+    ask_server,
+    keyless_temporary_tables,
+    named_zones,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step, line_of
 from src.sql_loader import load_catalog
-from tests.conftest import Project, metric_sql
+from tests.conftest import FAST, Project, connect, metric_sql, run_script
+from tests.engines import install
+from tests.test_run_metrics import connected, server_default
 
 ROWS = 1 << 18
 TABLES = f"""
@@ -162,3 +172,111 @@ def test_a_table_that_cannot_roll_back_is_an_error_where_it_is_written(asked: Pr
     assert found.startswith("sql/1_helper.sql:3:1: error: cannot-roll-back: ")
     assert "MyISAM" in found
     assert "ENGINE = InnoDB" in found
+
+
+# --- what the server has to know, or requires -------------------------------------------------------------------------
+
+ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"
+LOAD = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
+TELL_UTC = """
+INSERT INTO mysql.time_zone_name VALUES ('UTC', 1000); INSERT INTO mysql.time_zone VALUES (1000, 'N');
+INSERT INTO mysql.time_zone_transition_type VALUES (1000, 0, 0, 0, 'UTC');
+"""
+
+
+def of_folder(project: Project, ask: Any, **env: str) -> list[str]:
+    catalog = load_catalog(project.folder / "sql")
+    with connected(project, **env) as database:
+        return [str(problem) for problem in ask(database, catalog.files)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unknown"),
+    [
+        ("'+00:00', '+08:00'", []),
+        ("'SYSTEM', '-5:30'", []),
+        ("'+00:00', '+15:00'", ["+15:00"]),
+        ("'UTC', \"Mars/Base\"", ["UTC", "Mars/Base"]),
+        ("'Mars/Base', 'Mars/Base'", ["Mars/Base"]),
+        ("'+00:00', 'It''s'", ["It's"]),
+        ("zone, IF(zone = 'Mars/Base', 'UTC', zone)", []),
+        ("@@session.time_zone, %(zone)s", []),
+        ("CONCAT('Mars', '/Base'), CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
+        ("'+00:00', '+00:00'), CONVERT_TZ(at, 'Mars/Base', '+00:00'", ["Mars/Base"]),
+    ],
+)
+def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, arguments: str, unknown: list[str]) -> None:
+    project.write("zones.sql", "\n" + ZONES.format(arguments))
+    found = of_folder(project, named_zones)
+    assert [line.split("'", 1)[1].split("', so")[0] for line in found] == unknown, found
+    for line in found:
+        assert line.startswith("sql/zones.sql:2:")
+        assert ": error: unknown-time-zone: the server does not know the time zone '" in line
+        assert line.endswith("correct the offset" if "+15:00" in unknown else LOAD), line
+
+
+def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(
+    project: Project, engine: str, tmp_path: Path
+) -> None:
+    project.write("a.sql", "-- Check:  SELECT 1 FROM big WHERE CONVERT_TZ(at, 'Utc', '+00:00') IS NULL\n\n"
+                  + ZONES.format("'UTC', 'Europe/Berlni'"))  # fmt: skip
+    places = [line.split(" ")[0] for line in of_folder(project, named_zones)]
+    assert places == ["sql/a.sql:1:51:", "sql/a.sql:3:23:", "sql/a.sql:3:30:"]
+    chosen = install(engine)
+    server = Server(tmp_path / "server", chosen, FAST[chosen.name])  # of its own, for a server never forgets a zone
+    server.start()
+    try:
+        with connect(server, "mysql") as connection:
+            run_script(connection, TELL_UTC + f"CREATE DATABASE {project.database.name};")
+        found = of_folder(project, named_zones, DB_SOCKET=server.socket)
+    finally:
+        server.stop()
+    message = "the server does not know the time zone 'Europe/Berlni', so CONVERT_TZ gives NULL; correct the name"
+    assert found == [f"sql/a.sql:3:30: error: unknown-time-zone: {message}"]
+
+
+MEMORY = " ENGINE = MEMORY"
+
+
+@pytest.mark.parametrize(
+    ("statement", "refused"),
+    [
+        ("CREATE TEMPORARY TABLE t (n INT)", True),
+        ("CREATE TEMPORARY TABLE t AS SELECT 1 AS n FROM big WHERE 'a' LIKE 'b'", True),
+        ("CREATE TEMPORARY TABLE IF NOT EXISTS t (n INT, KEY (n))" + MEMORY, True),
+        ("CREATE TEMPORARY TABLE t (n INT) SELECT id AS n FROM big FORCE INDEX FOR JOIN (PRIMARY)", True),
+        ("CREATE TEMPORARY TABLE t WITH q AS (SELECT 1 AS n) SELECT n FROM q", True),
+        ("CREATE TEMPORARY TABLE t (PRIMARY KEY (n)) SELECT 1 AS n", False),
+        ("CREATE TEMPORARY TABLE t (n INT KEY)", False),
+        ("CREATE TEMPORARY TABLE t (n INT NOT NULL UNIQUE)", False),
+        ("CREATE TEMPORARY TABLE t (n SERIAL)", False),
+        ("CREATE TEMPORARY TABLE t LIKE keyed", False),
+    ],
+)
+def test_a_temporary_table_without_a_key_is_an_error_where_the_server_requires_one(
+    project: Project, engine: str, statement: str, refused: bool
+) -> None:
+    project.database.execute("CREATE TABLE big (id INT PRIMARY KEY); CREATE TABLE keyed (id INT PRIMARY KEY)")
+    text = f"DO 1;\n{statement};\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM t"
+    project.write("t.sql", text)
+    assert of_folder(project, keyless_temporary_tables) == []
+    if engine != "mysql":
+        return  # MariaDB has no such setting
+    with server_default(project.database, "sql_require_primary_key", 1):
+        found = of_folder(project, keyless_temporary_tables)
+        result = project.run("yesterday")
+        with server_default(project.database, "sql_generate_invisible_primary_key", 1):
+            project.write("t.sql", text.replace(MEMORY, ""))  # it helps InnoDB alone
+            assert of_folder(project, keyless_temporary_tables) == []
+            assert project.run("yesterday").returncode == 0
+    assert ("(3750)" in result.stderr) == refused, result.stderr
+    assert [line.split(" CREATE TEMP")[0] for line in found] == refused * [
+        "sql/t.sql:2:1: error: no-primary-key: this server refuses a table without a primary key; write"
+    ]
+
+
+def test_the_command_asks_for_zones_and_keys(project: Project) -> None:
+    project.write("zones.sql", "-- Description: d\nSELECT CONVERT_TZ(%(metric_date)s, 'UTC', '+00:00') AS n")
+    checked = project.list("--check")
+    assert (checked.returncode, checked.stderr) == (1, "")
+    assert "sql/zones.sql:2:36: error: unknown-time-zone: " in checked.stdout

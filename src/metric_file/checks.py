@@ -408,6 +408,7 @@ _FOR_FILES = tuple(
 )
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
                "unset-variable", "reads-the-clock")  # fmt: skip
-_ELSEWHERE = ("explain", "cannot-roll-back", "full-scan", "misplaced")  # server_checks.py, placement_problems()
+# Those of server_checks.py and of placement_problems().
+_ELSEWHERE = ("explain", "cannot-roll-back", "no-primary-key", "unknown-time-zone", "full-scan", "misplaced")
 _WARNINGS = {"reads-the-clock", "unread-rows", "header", "full-scan", "misplaced"}
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from src.db_manager import DatabaseManager
@@ -11,7 +12,7 @@ from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, unquoted
+from src.metric_file.text import WRITERS, Statement, Token, place, unquoted
 from src.server.codes import TRANSIENT
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
@@ -66,6 +67,78 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
             message = f"{table} is in engine {engine}, which cannot roll back; run ALTER TABLE {table} ENGINE = InnoDB"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
+
+
+def named_zones(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL."""
+    places: dict[tuple[str, str], tuple[int, int]] = {}
+    for file in files:
+        for statement in file.statements:
+            for name, offset in _zone_names(statement):
+                places.setdefault((file.path, name), place(file.script.text, offset))
+        for check in file.script.checks:
+            for name, offset in _zone_names(check.statement):
+                places.setdefault((file.path, name), (check.line, check.column + offset))
+    if not places:
+        return []
+    names = sorted({name for _, name in places} | {"UTC"})  # which every set of zone tables has
+    ask = ", ".join(["CONVERT_TZ('2025-01-01', '+00:00', %s) IS NULL"] * len(names))
+    unknown = {name for name, is_null in zip(names, database.query(f"SELECT {ask}", names)[0], strict=True) if is_null}
+    load = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
+    cure = load if "UTC" in unknown else "correct the name"
+    return sorted(
+        Problem(
+            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{name}', so CONVERT_TZ "
+            f"gives NULL; {'correct the offset' if name.startswith(('+', '-')) else cure}",
+        )
+        for (path, name), at in places.items() if name in unknown
+    )  # fmt: skip
+
+
+def _zone_names(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield each zone that a CONVERT_TZ gives as a string, and the place of the string in the text."""
+    for i, word in enumerate(statement.words):
+        if word == "CONVERT_TZ" and statement.words[i + 1] == "(":
+            for argument in _arguments(statement, i + 2)[1:]:
+                if [token.kind for token in argument] == ["string"]:
+                    yield unquoted(argument[0]).replace("%%", "%"), argument[0].offset
+
+
+def _arguments(statement: Statement, start: int) -> list[list[Token]]:
+    """Return the arguments of a call; `start` is the index behind its opening parenthesis."""
+    found: list[list[Token]] = [[]]
+    depth = 0
+    for token in statement.code[start:]:
+        depth += (token.text == "(") - (token.text == ")")
+        if depth < 0:
+            break
+        if token.text == "," and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
+
+
+def keyless_temporary_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each temporary table without a primary key, if the server refuses such tables."""
+    keyless = [(f, s) for f in files for s in f.statements if s.temporary_table and not _may_have_a_key(s)]
+    if not keyless:
+        return []
+    names = "('sql_require_primary_key', 'sql_generate_invisible_primary_key')"  # of MySQL alone
+    settings: dict[str, str] = dict(database.query(f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    if settings.get("sql_require_primary_key") != "ON" or settings.get("sql_generate_invisible_primary_key") == "ON":
+        return []
+    message = (
+        "this server refuses a table without a primary key; write CREATE TEMPORARY TABLE ... (PRIMARY KEY (...)) SELECT"
+    )
+    return sorted(Problem(f.path, s.line, s.column, "error", "no-primary-key", message) for f, s in keyless)
+
+
+def _may_have_a_key(statement: Statement) -> bool:
+    """Tell whether what stands before the SELECT of a CREATE TABLE can make a primary key."""
+    words = list(takewhile(lambda word: word not in ("SELECT", "WITH"), statement.words))
+    is_column_key = any(word == "KEY" and words[i - 1] not in ("(", ",") for i, word in enumerate(words))
+    return is_column_key or not {"UNIQUE", "SERIAL", "LIKE"}.isdisjoint(words)
 
 
 def _explainable(step: Step) -> Iterator[tuple[str, Statement]]:
