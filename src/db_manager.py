@@ -28,8 +28,9 @@ from src.server.codes import (
     meaning,
 )
 from src.server.interruption import Interruption
+from src.server.login import CautiousConnection, Peer, is_this_host
 from src.server.run_lock import RunLock
-from src.server.tls import NEEDS_CRYPTOGRAPHY, driver_arguments
+from src.server.tls import driver_arguments
 
 log = logging.getLogger("bi_metrics")
 
@@ -213,12 +214,8 @@ class DatabaseManager:
         except pymysql.err.Error as error:
             self.interruption.check()
             raise self._connection_error(*_code_and_text(error)) from None
-        except DatabaseError as error:  # the server wants the password in clear text
+        except DatabaseError as error:  # of the login
             raise self._connection_error(error.code, str(error)) from None
-        except RuntimeError as error:
-            if "cryptography" not in str(error):
-                raise
-            raise self._connection_error(2061, NEEDS_CRYPTOGRAPHY) from None
         self._prepare_session()
 
     def _open(self) -> pymysql.Connection[Any]:
@@ -226,7 +223,7 @@ class DatabaseManager:
         settings = self._settings
         # A unix socket is safe by itself: a TLS context would cost 50 ms and add nothing.
         secured = {"ssl_disabled": True} if settings.db_socket else driver_arguments(settings)
-        connection = pymysql.connect(
+        connection = CautiousConnection(
             **secured, host=settings.db_host or "localhost", user=settings.db_user, conv=_CONVERSIONS,
             password=settings.db_password.encode(), database=settings.db_name, charset="utf8mb4", autocommit=False,
             connect_timeout=CONNECT_TIMEOUT_SECONDS, read_timeout=CONNECT_TIMEOUT_SECONDS, defer_connect=True,
@@ -234,6 +231,7 @@ class DatabaseManager:
         connection._secure = bool(settings.db_socket)  # type: ignore[attr-defined]  # the driver sets it for its own
         try:
             line = self._dial()
+            connection.peer = self._peer(line)
         except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
             never = isinstance(error, UnicodeError) or (
                 isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
@@ -254,6 +252,11 @@ class DatabaseManager:
             except OSError as error:
                 failure = error
         raise failure
+
+    def _peer(self, line: socket.socket) -> Peer:
+        if self._settings.db_socket or self._settings.db_ssl_mode.startswith("verify"):
+            return Peer.KNOWN
+        return Peer.THIS_HOST if is_this_host(line) else Peer.ANYBODY
 
     def _connected(self, family: int, address: Any) -> socket.socket:
         line = socket.socket(family)
