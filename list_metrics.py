@@ -19,7 +19,7 @@ from pathlib import Path
 from config.database import GROUP_CONCAT_BYTES, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
@@ -93,9 +93,9 @@ class Listing:
             rows.append((number, file.name, kind, runs, reads, file.path, file.description))
         if self.call.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_text(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
-            write_line(table([head, *rows], fit=True))
+            write_text(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)
@@ -114,7 +114,7 @@ class Listing:
                     found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.call.json:
-            write_line(as_json([asdict(problem) for problem in problems]))
+            write_text(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
             write_line(str(problem))
@@ -144,7 +144,7 @@ class Listing:
         shown = found if max_age is None else bad
         if self.call.json:
             keys = ("name", "missing", "not_final", "future", "sql_changed", "file_errors")
-            write_line(as_json([
+            write_text(as_json([
                 {key: getattr(state, key) for key in keys} | {"file": state.file.path if state.file else None}
                 | (asdict(state.stored) if state.stored else {}) | {"problems": state.problems(self.today, max_age)}
                 for state in shown
@@ -158,7 +158,7 @@ class Listing:
                          known.last_milliseconds) if known else (None,) * 6  # fmt: skip
                 remarks = "; ".join(state.remarks(self.today, max_age))
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in cells), remarks))
-            write_line(table([head, *rows]))
+            write_text(table([head, *rows]))
         if not self.call.json:
             if max_age is None:
                 write_line(f"{in_words(found, self.today)[0]}.")

@@ -364,6 +364,7 @@ class DatabaseManager:
             text += "; no server listens on this socket: start it (that of the demo: .venv/bin/python -m demo start)"
         elif code in _CURES:
             text += f"; {_CURES[code]}"
+        text = " ".join(text.split())
         return DatabaseError(meaning(code, text), f"cannot connect to {self._settings.where}: ({code}) {text}")
 
 

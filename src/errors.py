@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from src.wording import printable
+
 
 class MetricsError(Exception):
     """Base of every error that is a fact about the user's files, settings or server, not a fault of this program."""
@@ -45,7 +47,7 @@ class DateError(MetricsError):
     """
 
     def __init__(self, message: str, code: int = -1, path: str = "", partly_stored: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))  # the rows of a check may hold anything
         self.code = code
         self.path = path
         self.partly_stored = partly_stored
