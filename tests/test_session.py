@@ -6,6 +6,7 @@ import re
 import socket
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,25 @@ def test_a_lock_is_reported_also_when_the_process_list_cannot_be_read(
         message = f"another run is in progress on database .*: connection {first.connection_id}{says}"
         with connected(project, DB_SOCKET=str(proxy)) as second, pytest.raises(LockedError, match=message):
             second.run_lock.take()
+
+
+@pytest.mark.parametrize(
+    ("statement", "query", "columns", "row"),
+    [
+        ("SET @a = 1, @b = @a", "SELECT @a AS a, @b AS b", ["a", "b"], (1, None)),
+        ("SET @a := 1, @b := @a + 1", "SELECT @a AS a, @b AS b", ["a", "b"], (1, None)),
+        ("SET @d = '2025-01-02'", "SELECT @d BETWEEN '2025-01-01' AND '2025-01-01' + INTERVAL 1 DAY AS n", ["n"], (1,)),
+        ("DO 1", "SELECT COUNT(*), 1 + 1", ["COUNT(*)", "1 + 1"], (1, 2)),
+        ("DO 1", "SELECT 5\n--1 AS n", ["n"], (6,)),
+    ],
+)
+def test_what_the_rules_warn_of_is_what_the_server_does(
+    project: Project, statement: str, query: str, columns: list[str], row: tuple[Any, ...]
+) -> None:
+    with connected(project) as manager:
+        manager.execute(statement)
+        with manager.select(query) as (names, rows):
+            assert (names, list(rows)) == (columns, [row])
 
 
 # --- what may pass ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, Token, place, unquoted
+from src.metric_file.text import WRITERS, Statement, items, place, unquoted
 from src.server.codes import TRANSIENT
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
@@ -99,24 +99,9 @@ def _zone_names(statement: Statement) -> Iterator[tuple[str, int]]:
     """Yield each zone that a CONVERT_TZ gives as a string, and the place of the string in the text."""
     for i, word in enumerate(statement.words):
         if word == "CONVERT_TZ" and statement.words[i + 1] == "(":
-            for argument in _arguments(statement, i + 2)[1:]:
+            for argument in items(statement.code[i + 2 :])[1:]:
                 if [token.kind for token in argument] == ["string"]:
                     yield unquoted(argument[0]).replace("%%", "%"), argument[0].offset
-
-
-def _arguments(statement: Statement, start: int) -> list[list[Token]]:
-    """Return the arguments of a call; `start` is the index behind its opening parenthesis."""
-    found: list[list[Token]] = [[]]
-    depth = 0
-    for token in statement.code[start:]:
-        depth += (token.text == "(") - (token.text == ")")
-        if depth < 0:
-            break
-        if token.text == "," and depth == 0:
-            found.append([])
-        else:
-            found[-1].append(token)
-    return found
 
 
 def keyless_temporary_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
