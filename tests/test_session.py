@@ -109,6 +109,56 @@ def test_what_the_rules_warn_of_is_what_the_server_does(
             assert (names, list(rows)) == (columns, [row])
 
 
+SECONDS = "TIMESTAMPDIFF(SECOND, '1970-01-01', {})"
+FLOATS = "CREATE TABLE prices (price FLOAT); INSERT INTO prices VALUES (19.99), (0.10), (0.20), (1662.99)"
+
+
+@pytest.mark.parametrize(
+    ("expression", "mariadb", "mysql"),
+    [
+        ("MAX(ROUND(100 * 12 / 107, 2))", "11.21", "11.22"),
+        ("MAX(ROUND(100.000000 * 12 / 107, 2))", "11.21", "11.21"),
+        ("SUM(price)", "1683.2799900099635", "1683.2799900099635"),
+        ("SUM(CAST(price AS DECIMAL(20,2)))", "1683.28", "1683.28"),
+        ("MAX('9' > '10')", "1", "1"),
+        ("MAX(CAST('9' AS SIGNED) > CAST('10' AS SIGNED))", "0", "0"),
+    ],
+)
+def test_what_the_docs_say_of_numbers_is_true(
+    project: Project, engine: str, expression: str, mariadb: str, mysql: str
+) -> None:
+    project.database.execute(FLOATS)
+    with connected(project) as manager:
+        ((value,),) = manager.query(f"SELECT {expression} FROM prices")
+        assert str(value) == (mysql if engine == "mysql" else mariadb)
+        with pytest.raises(DatabaseError, match=r"\(1064\)"):
+            manager.query("SELECT price FROM prices LIMIT '2'")
+
+
+@pytest.mark.parametrize(
+    ("zone", "column", "first", "last", "found"),
+    [
+        ("+00:00", "happened", "%(day_start_utc)s", "%(day_end_utc)s", [1, 1]),
+        ("+05:00", "at", SECONDS.format("%(day_start_utc)s"), SECONDS.format("%(day_end_utc)s"), [1, 1]),
+        ("+01:00", "happened", "%(metric_date)s", "%(metric_date)s + INTERVAL 1 DAY", [1, 0]),  # no recipe
+    ],
+)
+def test_the_recipes_for_times_count_half_past_midnight_of_berlin_in_winter_and_in_summer(
+    project: Project, zone: str, column: str, first: str, last: str, found: list[int]
+) -> None:
+    moments = ("2025-01-14 23:30", "2025-06-30 22:30")
+    rows = ", ".join(f"('{text}', {SECONDS.format(repr(text))})" for text in moments)
+    project.database.execute(
+        "SET time_zone = '+00:00'; CREATE TABLE events (happened TIMESTAMP NULL, at BIGINT NOT NULL);"
+        f"INSERT INTO events VALUES {rows}"
+    )
+    where = f"WHERE {column} >= {first} AND {column} < {last}"
+    project.write("events.sql", f"-- Description: d\nSELECT COUNT(*) AS n FROM events {where}")
+    for day in ("2025-01-15", "2025-07-01"):
+        assert project.run(day, env={"METRICS_TIMEZONE": "Europe/Berlin", "DB_TIME_ZONE": zone}).returncode == 0
+    assert [value for _, _, value in project.database.metrics()] == [f'{{"n": {n}}}' for n in found]
+
+
 # --- what may pass ----------------------------------------------------------------------------------------------------
 
 RESOURCE = "User 'bi' has exceeded the '{}' resource (current value: 1)"
