@@ -20,12 +20,19 @@ from typing import Any
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
 from src.errors import DatabaseError, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
@@ -97,9 +104,9 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_text(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
-            write_line(table([head, *rows], fit=True))
+            write_text(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)
@@ -119,10 +126,11 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                found += [*wrong_engines(database, sound), *hidden_tables(database, sound)]
+                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                    found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
-            write_line(as_json([asdict(problem) for problem in problems]))
+            write_text(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
             write_line(str(problem))
@@ -152,7 +160,7 @@ class Listing:
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
         if self.arguments.json:
-            write_line(as_json([self._as_dict(state) for state in shown]))
+            write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
             head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
@@ -163,7 +171,7 @@ class Listing:
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
                 remarks = "; ".join(state.remarks(self.today, max_age))
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_line(table([head, *rows]))
+            write_text(table([head, *rows]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from config.database import ROOT, Settings, load_settings, on_end_command
 from src.dates import ONE_DAY, business_zone, date_range, day_at, span, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, set_log_level, write_line
+from src.display.log import as_json, configure_log, log, set_log_level, write_line, write_text
 from src.display.on_end import run_on_end
 from src.display.repairs import older_sql_lines, repair_lines, vanished_lines
 from src.display.reporting import Reporter, RunSummary
@@ -280,7 +280,7 @@ class Run:
         results = self.runner.dry_run(work)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
-            write_line(as_json([asdict(change) for change in changes]))
+            write_text(as_json([asdict(change) for change in changes]))
         else:
             self.reporter.dry_run(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
@@ -296,7 +296,7 @@ class Run:
         if self.arguments.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
             different = [asdict(change) for change in verdict.different]
-            write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
+            write_text(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
         else:
             self.reporter.verdict(verdict)
         if verdict.different:

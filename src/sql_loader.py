@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import MetricFile, Mode, parse
@@ -330,6 +331,8 @@ def split_name(file_name: str) -> tuple[int | None, str]:
 def _read(path: Path, shown: str, mode: Mode | None) -> MetricFile:
     disabled = path.name.startswith(("_", "."))
     prefix, name = split_name(path.name.lstrip("_.") if disabled else path.name)
+    # macOS takes accents apart, and a literal of SQL has them whole. Bytes that are not UTF-8 could not be sent.
+    name = normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
     # Bytes that are not UTF-8 become lone surrogates, which no valid file holds: the rule not-utf8 finds them there.
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
-import pymysql
 import pytest
 
 from config.database import load_settings
@@ -714,7 +713,7 @@ def test_the_password_is_nowhere_to_be_seen(nightly: Project, monkeypatch: pytes
     nightly.write("03_slow.sql", metric_sql("slow", where="FROM nowhere"))
     assert nightly.run(FIRST, env=env).returncode == 1
     said += [wrong.stdout, wrong.stderr]
-    monkeypatch.setattr(pymysql, "connect", lambda **arguments: 1 / 0)
+    monkeypatch.setattr("src.db_manager.CautiousConnection", lambda **arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError) as ours:
         DatabaseManager(load_settings(nightly.folder, env)).connect()
     said += traceback.format_exception(ours.value)

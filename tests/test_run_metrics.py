@@ -551,10 +551,15 @@ def test_a_commit_that_the_server_refuses_has_left_nothing_behind(project: Proje
 def server_default(database: Database, variable: str, value: str | int) -> Iterator[None]:
     """Change a default of the server for a while."""
     ((before,),) = database.rows(f"SELECT @@GLOBAL.{variable}")
-    for each in (value, before):
-        database.execute(f"SET GLOBAL {variable} = {literal(each) if isinstance(each, str) else each}")
-        if each is value:
-            yield
+
+    def change(to: str | int) -> None:
+        database.execute(f"SET GLOBAL {variable} = {literal(to) if isinstance(to, str) else to}")
+
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def test_the_session_has_the_same_rules_whatever_the_servers_defaults(project: Project) -> None:

@@ -116,14 +116,20 @@ def test_a_name_that_starts_with_an_underscore_or_a_dot_is_disabled(tmp_path: Pa
     assert loaded.names == {"on"}
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.sql", "50%_off.sql", "it's.sql", "a`b;.sql", "-- x.sql", "a\nb.sql", "é\udcff.sql"]
-)
+@pytest.mark.parametrize("name", ["a b.sql", "50%_off.sql", "it's.sql", "a`b;.sql", "-- x.sql", "a\nb.sql", "é.sql"])
 def test_a_hostile_file_name_is_a_metric_name_like_any_other(name: str, tmp_path: Path) -> None:
     loaded = catalog(tmp_path, {f"incremental/01_{name}": QUERY})
     (file,) = loaded.files
     assert (file.name, file.path, file.prefix) == (name[:-4], f"sql/incremental/01_{name}", 1)
     assert select(loaded, Mode.INCREMENTAL, []) == (file,)
+
+
+@pytest.mark.parametrize(("file", "name"), [("e\u0301.sql", "é"), ("é\udcff.sql", r"é\xff"), ("\udce9.sql", r"\xe9")])
+def test_a_name_can_be_sent_and_has_its_accents_whole_whatever_the_file_system_made_of_it(
+    file: str, name: str, tmp_path: Path
+) -> None:
+    (found,) = catalog(tmp_path, {f"01_{file}": QUERY}).files
+    assert (found.name, found.path, found.prefix) == (name, f"sql/01_{file}", 1)
 
 
 def test_initial_files_are_those_of_names_with_both_and_never_of_work_tables(tmp_path: Path) -> None:

@@ -86,6 +86,11 @@ class Step:
 
 
 def line_of(statement: Statement, message: str) -> int:
-    """Return the file's line that an error message means; the server counts from the statement."""
-    match = re.search(r"at line (\d+)", message)
-    return statement.line + (int(match[1]) - 1 if match else 0)
+    """Return the file's line that an error message means; the server counts from the statement.
+
+    A message that ends otherwise, as in another language, means the statement's first line.
+    """
+    match = re.search(r"at line ([0-9]{1,9})$", message)
+    below = int(match[1]) - 1 if match else 0
+    lines = sum(token.text.count("\n") for token in statement.tokens)
+    return statement.line + (below if 0 <= below <= lines else 0)

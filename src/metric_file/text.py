@@ -203,6 +203,21 @@ def outermost(words: Iterable[str]) -> Iterator[int]:
             yield i
 
 
+def items(tokens: Iterable[Token]) -> list[list[Token]]:
+    """Return what commas separate outside of parentheses, up to a closing parenthesis that nothing has opened."""
+    found: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.text == "(") - (token.text == ")")
+        if depth < 0:
+            break
+        if token.text == "," and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
+
+
 def unquoted(token: Token) -> str:
     """Return what a word, a quoted name or a string literal stands for."""
     if token.kind not in ("name", "string"):
