@@ -99,7 +99,8 @@ class Clock:
         with closing(DatabaseManager(settings)) as database:
             database.connect()
             found = states(Overview(database, self.today), catalog, self.today, self.today - 92 * DAY, {})
-        return {state.name: found for state in found if (found := state.problems(self.today, max_age))}
+        problems = {state.name: state.problems(self.today, max_age) for state in found}
+        return {name: said for name, said in problems.items() if said}
 
 
 def write(project: Project, name: str, period: str, sql: str, more: str = "") -> None:

@@ -198,7 +198,7 @@ FINE = [
     "INSERT INTO helper (a, created_at) SELECT 1, NOW() FROM b ON DUPLICATE KEY UPDATE updated_at = NOW(), a = 1",
     "REPLACE INTO helper (a, created_at) VALUES (1, NOW()), (2, CURRENT_TIMESTAMP)",
     "INSERT INTO h VALUES (1, 2) ON DUPLICATE KEY UPDATE a = VALUES(a), h.`updated_at` = CURRENT_TIMESTAMP()",
-    "INSERT INTO t SELECT 1; UPDATE t SET updated_at = CURRENT_TIMESTAMP, created_at = NOW(6) WHERE a = 1",
+    "REPLACE INTO t SELECT 1; UPDATE t SET updated_at = CURRENT_TIMESTAMP, created_at = NOW(6) WHERE a = 1",
     "CREATE TEMPORARY TABLE h SELECT NOW(3) AS created_at, CURRENT_TIMESTAMP updated_at, UUID(), a FROM t",
     "CREATE TEMPORARY TABLE h WITH q AS (SELECT a, NOW() AS created_at FROM t) SELECT * FROM q",
     "DO (SELECT UNIX_TIMESTAMP(played_at) + t.current_date + a.uuid + rand FROM t)",
@@ -236,7 +236,8 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(metrc_date)s", [("unknown-parameter", 2, 23)]),
     ("x.sql", "-- Description: d\nDELETE FROM h; INSERT INTO h SELECT 1", []),
     ("x.sql", "-- Description: d\nDELETE FROM h WHERE a = %(dates)s; INSERT INTO h SELECT 1", []),
-    ("x.sql", "-- Description: d\nDELETE FROM g WHERE a = %(dates)s; INSERT h TABLE t", [("not-idempotent", 2, 36)]),
+    ("x.sql", "-- Description: d\nDELETE FROM g WHERE a = %(dates)s; INSERT h TABLE t",
+     [("changes-source", 2, 1), ("not-idempotent", 2, 36)]),
     ("x.sql", "-- Description: d\nINSERT IGNORE INTO h SELECT %(dates)s;\nDELETE FROM h", [("not-idempotent", 2, 1)]),
     ("x.sql", "-- Description: d\nINSERT INTO h SELECT %(dates)s ON DUPLICATE KEY UPDATE n = n + 1",
      [("not-idempotent", 2, 56)]),
@@ -500,8 +501,8 @@ def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> N
 def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a_warning(tmp_path: Path) -> None:
     read = "metrics IN ('usres', 'gone', 'off', 'users')"
     text = f"-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE {read}"
-    files = {"9_x.sql": text, "1_users.sql": f"-- Description: d\n{QUERY}",
-             "_off.sql": f"-- Description: d\n{QUERY}", "8_y.sql": f"-- Description: d\n-- Reads: zzz\n{QUERY}"}  # fmt: skip
+    query = f"-- Description: d\n{QUERY}"
+    files = {"9_x.sql": text, "1_users.sql": query, "_off.sql": query, "8_y.sql": f"-- Reads: zzz\n{query}"}
     assert problems(tmp_path, files) == []  # nobody has asked the server
     found = problems(tmp_path, {}, stored=["gone", "users"])
     assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [
