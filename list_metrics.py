@@ -22,13 +22,20 @@ from typing import Any
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, date_range, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
 from src.display.values import lines_of, plain
 from src.errors import DatabaseError, MetricsError, SettingsError, UsageError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.sql_loader import EVERY_METRIC, load_catalog, matching, select
 from src.storage.overview import Overview
@@ -82,7 +89,7 @@ class Listing:
         self.mode = Mode.INITIAL if arguments.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
-        self.parameters = Parameters(settings.parameters, self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone, self.today)
         self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
 
     def _problems(self, files: Sequence[MetricFile]) -> list[Problem]:
@@ -106,12 +113,12 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([
+            write_text(as_json([
                 {**dict(zip(keys, row, strict=True)), "title": file.title, "unit": file.unit, "owner": file.owner,
                  "tags": file.tags, "dimensions": file.dimensions} for file, row in zip(shown, rows, strict=True)
             ]))  # fmt: skip
         else:
-            write_line(table([head, *rows], fit=True))
+            write_text(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)
@@ -131,10 +138,11 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                found += [*wrong_engines(database, sound), *hidden_tables(database, sound)]
+                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                    found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
-            write_line(as_json([asdict(problem) for problem in problems]))
+            write_text(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
             write_line(str(problem))
@@ -151,7 +159,7 @@ class Listing:
         files = select(self.catalog, self.mode, words[:1])
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
-            for statement in Step(file, (day,), self.parameters).statements:
+            for statement in Step(file, (file.period.end_of(day),), self.parameters).statements:
                 print(f"{statement};")  # not write_line(), which would escape a tab
         return OK
 
@@ -164,7 +172,7 @@ class Listing:
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
         if self.arguments.json:
-            write_line(as_json([self._as_dict(state) for state in shown]))
+            write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
             head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
@@ -175,7 +183,7 @@ class Listing:
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
                 remarks = "; ".join(state.remarks(self.today, max_age))
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_line(table([head, *rows]))
+            write_text(table([head, *rows]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:
@@ -242,11 +250,11 @@ class Listing:
             store = self._store(database)
             names = matching(sorted(store.names() | self.catalog.names), patterns, "that is stored or has a file")
             final = store.final_cells(start)
-            lines = [line for name, day, row in store.rows(names, [start, end])
+            lines = [line for name, day, row in store.rows({name: [start, end] for name in names})
                      for line in lines_of(name, day, (name, day) in final, row.value_list, row.f_list)]  # fmt: skip
         lines.sort(key=lambda line: (line.metric, line.metric_date))
         if self.arguments.json:
-            write_line(as_json([asdict(line) for line in lines]))
+            write_text(as_json([asdict(line) for line in lines]))
             return OK
         fields = list(dict.fromkeys(name for line in lines for name in line.values))
         rows = [
@@ -257,7 +265,7 @@ class Listing:
         if self.arguments.csv:
             csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         elif lines:
-            write_line(table([[printable(cell) for cell in row] for row in rows], fit=True))
+            write_text(table([[printable(cell) for cell in row] for row in rows], fit=True))
         else:
             write_line(f"No value of {listed(sorted(names))} from {start} to {end}.")
         return OK

@@ -23,6 +23,7 @@ from src.display.charts import RowOfPage
 from src.display.page import MetricPage, Page, render, write
 from src.display.status import MetricState
 from src.metric_file.file import MetricFile, parse
+from src.metric_file.period import DAY
 from src.storage.overview import CellsOf, Correction, Failure
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def metric(
     known: dict[str, Any] = {"missing": [], "reopened": [], "older_sql": [], "future": []}
     known |= {key: more.pop(key) for key in known.keys() & more.keys()}
     failure = Failure(TODAY, "2026-11-24 02:10:07", error) if error else None
-    cells = CellsOf(name, False, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
+    cells = CellsOf(name, False, DAY, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
                     milliseconds=84, **known)  # fmt: skip
     lines = [f"-- {line}\n" for line in (*header, f"Description: What {name} counts", f"Data Type: {data_type}")]
     file = MetricFile(name, f"sql/{name}.sql", None, None, False, parse("".join(lines)))
@@ -137,6 +138,12 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         context.close()
     assert complaints == []
     assert requests == [(tmp_path / "page.html").as_uri()] * len(contexts)
+
+
+def test_a_year_of_150_metrics_is_no_large_file() -> None:
+    values = {back: f'{{"revenue": {134518 - 211 * back}.{back % 90 + 10}}}' for back in range(380)}
+    page = page_of(*(metric(f"metric_{number}", "card", values) for number in range(150)), days=365)
+    assert len(render(page).encode()) < 1_600_000
 
 
 def card(tab: Tab, name: str) -> Locator:
@@ -279,6 +286,43 @@ def test_a_dimension_is_one_line_for_each_of_its_eight_largest_values(show: Open
     assert shown.locator("caption").nth(1).inner_text() == "DE: revenue, week by week. * not final, † revised"
 
 
+SUNDAYS = {2 + 7 * week: 5000 - 11 * week for week in range(60)}
+MONTHS = {date(2026 - (back + 1) // 12, 12 - (back + 1) % 12, 1) - timedelta(days=1): 900 - back for back in range(30)}
+PERIODS = page_of(
+    metric("weekly", "card", {-5: '{"n": 1}'} | {back: f'{{"n": {n}}}' for back, n in SUNDAYS.items()},
+           header=["Period: week"], missing=[day(9)]),
+    metric("monthly", "card", {(TODAY - end).days: f'{{"n": {n}}}' for end, n in MONTHS.items()},
+           header=["Period: month"]),
+    metric("window", "card", {back: f'{{"n": {back}}}' for back in range(20)}, header=["Period: 7 days"]),
+)  # fmt: skip
+
+
+def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) -> None:
+    tab = show(PERIODS)
+    weekly, monthly, window = (card(tab, name) for name in ("weekly", "monthly", "window"))
+    assert weekly.locator(".figures").inner_text().split("\n")[0] == "week to Sun 22 Nov 2026 · n"
+    assert weekly.locator(".changes li").all_inner_texts() == [
+        "11 (+0.2%) vs the week before", "572 (+12.9%) vs a year before"
+    ]  # fmt: skip
+    assert sorted(points(weekly.locator(".plot .f").get_attribute("d"))) == list(range(52))
+    assert weekly.locator(".plot .m").get_attribute("d") == "M50 105v-9"
+    assert weekly.locator(".dates bdi").all_inner_texts() == ["30 Nov 2025", "31 May", "29 Nov"]
+    assert "October 2026" in monthly.locator(".figures").inner_text()
+    assert "12 (+1.4%) vs a year before" in monthly.locator(".changes").inner_text()
+    assert monthly.locator(".dates bdi").all_inner_texts() == ["Nov 2024", "Nov 2025", "Nov 2026"]
+    assert "7 (-87.5%) vs the 7 days before" in window.locator(".changes").inner_text()
+    assert tab.locator(".late").count() == 0
+    unfold(tab)
+    assert table(monthly)[:2] == [["2026-11-30", ""], ["2026-10-31", "900"]]
+    chart = weekly.locator(".plot svg")
+    chart.scroll_into_view_if_needed()
+    tab.wait_for_timeout(300)
+    at = chart.bounding_box()
+    assert at
+    tab.mouse.move(at["x"] + at["width"] * 49.5 / 53, at["y"] + 20)
+    assert tab.locator("#tip").inner_text().split("\n") == ["Week to 2026-11-08", "4,978"]
+
+
 @pytest.mark.parametrize("name", ["total_revenue", "user_activity", "plays_by_hour"])
 def test_the_pointer_on_a_chart_shows_the_date_and_the_values(show: Open, name: str) -> None:
     tab = show(REAL)
@@ -292,7 +336,7 @@ def test_the_pointer_on_a_chart_shows_the_date_and_the_values(show: Open, name: 
     assert tab.locator("#tip").inner_text().split("\n") == {
         "total_revenue": ["Sat, 21 Nov 2026", "1,338,848.03 (revised)"],
         "user_activity": ["Sat, 21 Nov 2026", "daily: 2,111", f"ratio: {0.1 + 3 / 7}"],
-        "plays_by_hour": ["hour: 5", "plays: 1,254", "day before: 1,253"],
+        "plays_by_hour": ["hour: 5", "plays: 1,254", "the day before: 1,253"],
     }[name]
     tab.mouse.move(2, 2)
     assert not tab.locator("#tip").is_visible()

@@ -10,6 +10,7 @@ from typing import Any
 
 from src.dates import ONE_DAY, ranges
 from src.display.values import IDENTITY, Item, brief, ends_of, exact, items_of, names_of, number_of
+from src.metric_file.period import DAY, Period
 
 HEIGHT = 100  # units of a chart, from the top down: whole ones are finer than a pixel and keep the paths short
 FLOOR = 105  # where a chart ends below its lowest value
@@ -32,6 +33,7 @@ class Series:
     """The rows of a metric, and what is known of its dates."""
 
     rows: Mapping[date, RowOfPage]
+    period: Period
     dates: Sequence[date]  # of the time axis, ascending
     missing: Collection[date]
     revised: Collection[date]  # whose value was replaced after it had been final
@@ -41,8 +43,23 @@ class Series:
         """The date whose value stands on the page: the newest final one, else the newest."""
         return max(self.rows, key=lambda day: (self.rows[day].is_final, day), default=None)
 
+    def compared_with(self, day: date) -> list[tuple[date, str]]:
+        """Return the two dates whose values one is compared with, and their names."""
+        if self.period == DAY:
+            return [(day - ONE_DAY, "the day before"), (day - ONE_WEEK, "a week before")]
+        name = str(self.period) if self.period.unit == "day" else self.period.unit
+        return [(self.period.before(day), f"the {name} before"), (self.period.year_before(day), "a year before")]
+
     def is_final(self, day: date) -> bool:
         return self.rows[day].is_final
+
+    def axis_label(self, day: date) -> str:
+        if self.period.unit in ("month", "quarter", "year"):
+            return f"{day:%b %Y}"
+        return f"{day.day} {day:%b}" + ("" if day.year == self.dates[-1].year else f" {day.year}")
+
+    def short_label(self, day: date) -> str:
+        return f"{day:%a} {day.day} {day:%b}" if self.period == DAY else self.period.label(day)
 
     def texts(self, values: Mapping[date, Any]) -> dict[date, str]:
         """Return each value with every digit and with its marks, and the missing dates."""
@@ -66,9 +83,10 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
     if data_type not in ("timeseries", "ranking"):
         fields = list(_card(series, shown))
         return view | {"fields": fields, "tables": fields}
-    items, day_before, week_before = (
-        _named_items(series.rows[day].value) if day in series.rows else []
-        for day in (shown, shown - ONE_DAY, shown - ONE_WEEK)
+    (day_before, before), (week_before, _) = series.compared_with(shown)
+    against = (week_before, "vs a week before") if series.period == DAY else (day_before, f"vs {before}")
+    items, items_before, items_against = (
+        _named_items(series.rows[day].value) if day in series.rows else [] for day in (shown, day_before, against[0])
     )
     names = names_of(series.rows[shown].fields, items)
     if not names:
@@ -76,8 +94,8 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
     if dimensions:
         view |= _by_dimension(series, shown, names, items, dimensions)
     if data_type == "ranking":
-        return view | {"ranking": _ranking(names, items, week_before)}
-    bars = _timeseries(names, items, day_before, shown)
+        return view | {"ranking": _ranking(names, items, items_against, against[1])}
+    bars = _timeseries(names, items, items_before, series.short_label(shown), before)
     return view | bars | {"charts": view["charts"] or bars["charts"]}
 
 
@@ -109,7 +127,7 @@ def _card(series: Series, shown: date) -> Iterator[View]:
         values = {day: found[name] for day, found in objects.items() if name in found}
         numbers = {day: number for day, value in values.items() if (number := number_of(value)) is not None}
         changes = []
-        for day, words in ((shown - ONE_DAY, "the day before"), (shown - ONE_WEEK, "a week before")):
+        for day, words in series.compared_with(shown):
             if shown in numbers:
                 note = " (not final)" if day in rows and not rows[day].is_final else ""
                 changes.append((*_change(numbers[shown], numbers.get(day)), words + note))
@@ -164,13 +182,9 @@ def _lines(
         paths["d"] = _path({x: y for x, y in first.items() if dates[x] == shown})
         legend += [(key, text) for key, text in (("m", "missing"), ("r", "revised")) if paths[key]]
     alt = _alt(name, [f"{day}" for day in dates], next(filter(None, inside.values())))
-    labels = _three([_axis_date(day, dates[-1]) for day in dates])
+    labels = _three([series.axis_label(day) for day in dates])
     return {"kind": "line", "name": name, "measure": "", "alt": alt, "ends": ends_of(low, high), "paths": paths,
             "legend": legend, "number": len(dates), "labels": labels}  # fmt: skip
-
-
-def _axis_date(day: date, last: date) -> str:
-    return f"{day.day} {day:%b}" + ("" if day.year == last.year else f" {day.year}")
 
 
 def _three(labels: Sequence[str]) -> list[str]:
@@ -245,8 +259,8 @@ def _by_dimension(
     return {"charts": charts, "tables": tables}
 
 
-def _timeseries(names: list[str], items: list[Item], before: list[Item], shown: date) -> View:
-    """Return the bars of each field that holds numbers, and all values beside those of the day before."""
+def _timeseries(names: list[str], items: list[Item], before: list[Item], now_name: str, before_name: str) -> View:
+    """Return the bars of each field that holds numbers, and all values beside those of the date before."""
     if len(names) == 1:
         names, items, before = ["#", *names], _numbered(items), _numbered(before)
     label, *fields = names
@@ -255,14 +269,16 @@ def _timeseries(names: list[str], items: list[Item], before: list[Item], shown: 
     if earlier.keys().isdisjoint(labels):  # such as hours with their date: compared by their place
         earlier = dict(zip(labels, before, strict=False))
     pairs = [(item, earlier.get(text, {})) for text, item in zip(labels, items, strict=True)]
-    charts = [chart for name in fields if (chart := _bars(name, labels, pairs, shown))]
-    head = [label, *(text for name in fields for text in (name, "day before"))]
+    charts = [chart for name in fields if (chart := _bars(name, labels, pairs, now_name, before_name))]
+    head = [label, *(text for name in fields for text in (name, before_name))]
     rows = [[item.get(label), *(each.get(name, "") for name in fields for each in (item, old))] for item, old in pairs]
     return {"charts": charts, "numbers": {"head": head, "rows": rows, "moves": []}}
 
 
-def _bars(name: str, labels: Sequence[str], pairs: Sequence[tuple[Item, Item]], shown: date) -> View | None:
-    """Return the bars of a date, and behind them those of the day before; None without a number."""
+def _bars(
+    name: str, labels: Sequence[str], pairs: Sequence[tuple[Item, Item]], now_name: str, before_name: str
+) -> View | None:
+    """Return the bars of a date, and behind them those of the date before; None without a number."""
     front, back = (
         {x: number for x, pair in enumerate(pairs) if (number := number_of(pair[side].get(name))) is not None}
         for side in (0, 1)
@@ -276,16 +292,16 @@ def _bars(name: str, labels: Sequence[str], pairs: Sequence[tuple[Item, Item]], 
         key: "".join(f"M{x} {zero}V{_height(number, low, high)}" for x, number in bars.items() if number)
         for key, bars in (("b", back), ("f", front))
     }
-    legend = [("f", f"{shown:%a} {shown.day} {shown:%b}")] + ([("b", "the day before")] if back else [])
+    legend = [("f", now_name)] + ([("b", before_name)] if back else [])
     return {"kind": "bars", "name": name, "measure": "", "alt": _alt(name, labels, front), "ends": ends_of(low, high),
             "paths": paths, "legend": legend, "number": len(labels), "labels": _three(labels)}  # fmt: skip
 
 
-def _ranking(names: list[str], items: list[Item], week_before: list[Item]) -> View:
-    """Return the rows of a ranking, with their movement against a week ago if rows can be told apart."""
+def _ranking(names: list[str], items: list[Item], before: list[Item], against: str) -> View:
+    """Return the rows of a ranking, with their movement since an earlier date if rows can be told apart."""
     keys = [name for name in names if IDENTITY.search(name)]
     keys = keys or [name for name in names if isinstance(items[0].get(name), str)]
-    places = {repr([item.get(key) for key in keys]): place for place, item in enumerate(week_before, 1)}
+    places = {repr([item.get(key) for key in keys]): place for place, item in enumerate(before, 1)}
     moves = []
     for place, item in enumerate(items, 1):
         was = places.get(repr([item.get(key) for key in keys]))
@@ -296,7 +312,7 @@ def _ranking(names: list[str], items: list[Item], week_before: list[Item]) -> Vi
     if not any(_is_place(name, items) for name in names):
         names, items = ["#", *names], _numbered(items)
     rows = [[item.get(name, "") for name in names] for item in items]
-    return {"head": names, "rows": rows, "moves": moves if places and keys else []}
+    return {"head": names, "rows": rows, "moves": moves if places and keys else [], "against": against}
 
 
 def _is_place(name: str, items: Sequence[Item]) -> bool:

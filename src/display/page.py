@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from decimal import localcontext
@@ -17,6 +20,7 @@ from src.display.repairs import SHOWN_REPAIRS
 from src.display.status import MetricState, in_words, repair_commands
 from src.display.values import EXACT, brief, exact
 from src.metric_file.file import MetricFile
+from src.metric_file.period import DAY, Period
 from src.sql_loader import Catalog
 from src.storage.overview import Correction, Overview
 from src.storage.store import MetricStore
@@ -24,6 +28,7 @@ from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
 STRIP_DAYS = 92
+DATES = {"week": 53, "month": 25, "quarter": 13, "year": 10}  # of a line; of days, as many as are asked for
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,11 @@ def page_of(
                 rows={},
                 corrections=[],
             )  # fmt: skip
-    since = today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
+    ranges = {name: [_since(metric.file.period, today, days), metric.file.period.end_of(today)]
+              for name, metric in metrics.items()}  # fmt: skip
+    since = min((first for first, _ in ranges.values()), default=today)
     final = store.final_cells(since)
-    for name, day, row in store.rows(metrics, [since, today]):
+    for name, day, row in store.rows(ranges):
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)
@@ -94,8 +101,8 @@ def render(page: Page) -> str:
     monday = dates[0] - dates[0].weekday() * ONE_DAY
     with localcontext(EXACT):
         html = template.render(
-            page=page, groups=_groups(page.metrics, [_view(metric, page, dates) for metric in page.metrics]),
-            first=dates[0], weeks=date_range(monday, page.today), top=TOP, strip=STRIP_DAYS,
+            page=page, groups=_groups(page.metrics, [_view(metric, page) for metric in page.metrics]),
+            first=dates[0], weeks=date_range(monday, page.today), top=TOP,
             anchors={metric.state.name: f"m{number}" for number, metric in enumerate(page.metrics, 1)},
             troubled=[state for state in (*(metric.state for metric in page.metrics), *page.others)
                       if state.problems(page.today, None)],
@@ -105,15 +112,24 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: Path) -> None:
-    """Write the page to `path`; a reader sees the old file or the new one, and a failure leaves the old one."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
+    """Write the page to `path`; a reader sees the old file or the new one, and a failure leaves the old one.
+
+    A page that is there keeps its mode, and its owner where that is allowed; a new one gets what the umask leaves.
+    Raises FileExistsError for a link, as somebody else may have made it, and for all that is no regular file.
+    """
+    old = path.lstat() if path.exists() or path.is_symlink() else None
+    if old and stat.S_ISLNK(old.st_mode):
+        raise FileExistsError(f"{path} is a link; name the file that it leads to")
+    if old and not stat.S_ISREG(old.st_mode):
         raise FileExistsError(f"{path} is not a regular file")  # os.replace would put a file in place of /dev/null
     html = render(page)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".page-") as folder:
         new = Path(folder, path.name)
         new.write_bytes(html.encode())
-        new.chmod(0o644)
+        if old:
+            with suppress(PermissionError):
+                os.chown(new, old.st_uid, old.st_gid)
+            new.chmod(old.st_mode & 0o777)
         new.replace(path)
 
 
@@ -121,13 +137,36 @@ def _csp_hash(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def _view(metric: MetricPage, page: Page, dates: Sequence[date]) -> View:
-    """Return a metric, the date it is shown on, what is drawn of it, and its dates of the last months."""
+def _since(period: Period, today: date, days: int) -> date:
+    """Return the first date whose row the page may need."""
+    if period.unit == "day":
+        return today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
+    return _axis(period, today, days)[0]
+
+
+def _axis(period: Period, today: date, days: int) -> list[date]:
+    """Return the dates of a line, the last one that of the period that runs."""
+    dates = [period.end_of(today)]
+    while len(dates) < DATES.get(period.unit, days):
+        dates.append(period.row_before(dates[-1]))
+    return dates[::-1]
+
+
+def _view(metric: MetricPage, page: Page) -> View:
+    """Return a metric, the date it is shown on, what is drawn of it, and the states of its last dates."""
     revised = {each.metric_date for each in metric.corrections}
-    series = Series(metric.rows, dates, frozenset(metric.state.cells.missing), revised)
-    last = date_range(page.today - (STRIP_DAYS - 1) * ONE_DAY, page.today)
-    drawn = draw(series, metric.file.data_type, metric.file.dimensions)
-    return {"metric": metric, "shown": series.shown, "strip": strip(series, last), **drawn}
+    period = metric.file.period
+    dates = _axis(period, page.today, page.days)
+    series = Series(metric.rows, period, dates, frozenset(metric.state.cells.missing), revised)
+    last = date_range(page.today - (STRIP_DAYS - 1) * ONE_DAY, page.today) if period.unit == "day" else dates
+    shown, label = series.shown, ""
+    if shown:
+        is_running = shown > page.today or (shown == page.today and not series.is_final(shown))
+        label = f"{shown:%a %d %b %Y}" if period == DAY else period.label(shown, page.today if is_running else None)
+    newest_ended = period.row_before(period.end_of(page.today - metric.file.final_after * ONE_DAY))
+    return {"metric": metric, "shown": shown, "label": label, "is_late": shown is not None and shown < newest_ended,
+            "dates": dates, "strip_dates": len(last), "strip": strip(series, last),
+            **draw(series, metric.file.data_type, metric.file.dimensions)}  # fmt: skip
 
 
 def _groups(metrics: Iterable[MetricPage], views: Iterable[View]) -> list[tuple[str, Collection[View]]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
 KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions", "data type", "empty", "check", "reads",
-        "allow")  # fmt: skip
+        "allow", "period", "running", "final after")  # fmt: skip
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
 
 
