@@ -307,7 +307,7 @@ class Run:
 
     def interrupted(self, error: Interrupted) -> None:
         """Stop what the server still does for us, and say what was committed."""
-        left = self.database.left_behind
+        left = self.database.may_be_stored
         log.error("%s", f"{error}. Beware: {left}" if left else error)
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)

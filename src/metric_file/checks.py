@@ -176,8 +176,8 @@ class _Rules:
         for token in self.script.tokens:
             for match in _PARAMETER.finditer(token.text) if token.kind in ("string", "name") else ():
                 if _nearest(match[1], self.parameters):  # LIKE '%(foo)s' may be meant as it stands
-                    message = f"%({_cut(match[1])})s inside quotes; it brings its own: remove these, or use CONCAT"
-                    yield token.offset + match.start(1) - 2, message
+                    cure = "it is replaced by a quoted value; remove the quotes, or use CONCAT"
+                    yield token.offset + match.start(1) - 2, f"%({_cut(match[1])})s must not be in quotes: {cure}"
 
     def missing_metric_date(self) -> _Found:
         """A metric that does not depend on its date gets the same value for every date."""
