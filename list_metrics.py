@@ -37,6 +37,7 @@ from src.metric_file.server_checks import (
     wrong_engines,
 )
 from src.metric_file.step import Parameters, Step
+from src.running.plan import batch_of
 from src.sql_loader import EVERY_METRIC, load_catalog, matching, select
 from src.storage.overview import Overview
 from src.storage.store import MetricStore
@@ -154,9 +155,14 @@ class Listing:
         return _exit_code(problems)
 
     def print_sql(self, words: Sequence[str]) -> int:
-        """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
+        """Print the statements of a metric, and of the helpers that it needs, exactly as they are sent for a date.
+
+        They can be piped into the mysql client. A metric of a period is printed for the one that contains the date.
+        """
         day = parse_date(words[1], self.today) if len(words) == 2 else self.today - ONE_DAY
-        files = select(self.catalog, self.mode, words[:1])
+        chosen = select(self.catalog, self.mode, words[:1])
+        needed = batch_of(self.catalog, self.mode, [day], [file.name for file in chosen]).files
+        files = [file for file in self.catalog.in_mode(self.mode) if file in chosen or file in needed]
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
             for statement in Step(file, (file.period.end_of(day),), self.parameters).statements:

@@ -29,7 +29,14 @@ from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
@@ -163,7 +170,8 @@ class Run:
         )  # fmt: skip
         self._check_files()
         files = self._files_that_may_run()
-        _refuse([*wrong_engines(self.database, files), *hidden_tables(self.database, files)])
+        for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+            _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             _refuse(ask_server(self.database, steps)[0])

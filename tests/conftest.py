@@ -212,10 +212,12 @@ class Project:
         file.write_bytes(text.encode())
         return file
 
-    def write_shipped(self) -> None:
-        """Write the metric files that ship."""
+    def write_shipped(self, of_days_alone: bool = False) -> None:
+        """Write the metric files that ship; `of_days_alone` leaves out those of weeks and months."""
         for path in shipped_sql():
-            self.write(path, (ROOT / "sql" / path).read_text())
+            text = (ROOT / "sql" / path).read_text()
+            if not (of_days_alone and "-- Period:" in text):
+                self.write(path, text)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return a clean environment: of the caller's, only what a program needs to start."""

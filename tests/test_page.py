@@ -293,6 +293,7 @@ PERIODS = page_of(
            header=["Period: week"], missing=[day(9)]),
     metric("monthly", "card", {(TODAY - end).days: f'{{"n": {n}}}' for end, n in MONTHS.items()},
            header=["Period: month"]),
+    metric("mixed", "card", {1: '{"revenue": 5, "payers": 2}'}, header=["Unit: revenue EUR, share %"]),
     metric("window", "card", {back: f'{{"n": {back}}}' for back in range(20)}, header=["Period: 7 days"]),
 )  # fmt: skip
 
@@ -311,6 +312,7 @@ def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) 
     assert "12 (+1.4%) vs a year before" in monthly.locator(".changes").inner_text()
     assert monthly.locator(".dates bdi").all_inner_texts() == ["Nov 2024", "Nov 2025", "Nov 2026"]
     assert "7 (-87.5%) vs the 7 days before" in window.locator(".changes").inner_text()
+    assert card(tab, "mixed").locator(".value").all_inner_texts() == ["5 EUR", "2"]
     assert tab.locator(".late").count() == 0
     unfold(tab)
     assert table(monthly)[:2] == [["2026-11-30", ""], ["2026-10-31", "900"]]

@@ -30,7 +30,8 @@ from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_scr
 from tests.test_period_patterns import CHANGES, GAME, LAST
 
 DAY = timedelta(days=1)
-PATTERNS = sorted((ROOT / "tests" / "periods").glob("*.sql"))
+SHIPPED = [ROOT / "sql" / "35_weekly_active_users.sql", ROOT / "sql" / "65_monthly_revenue.sql"]
+PATTERNS = [*sorted((ROOT / "tests" / "periods").glob("*.sql")), *SHIPPED]
 EVENTS = "SELECT COUNT(*) AS events FROM events WHERE day BETWEEN %(period_start)s AND %(metric_date)s\n"
 
 
@@ -161,6 +162,19 @@ def test_the_patterns_are_the_same_by_nights_by_a_range_and_at_once(
         assert {cell: again[cell] for cell in by_night if cell[1] >= start} == {
             cell: value for cell, value in by_night.items() if cell[1] >= start
         }  # fmt: skip
+    with database.connection.cursor() as cursor:
+        cursor.execute("SELECT user_id, happened_at FROM user_activity")
+        active = {(at.isocalendar()[:2], user) for user, at in cursor.fetchall()}
+        cursor.execute("SELECT user_id, amount, paid_at FROM payments")
+        payments = [(user, amount) for user, amount, at in cursor.fetchall() if (at.year, at.month) == (
+            (end - DAY).replace(day=1) - DAY).timetuple()[:2]]  # fmt: skip
+    for (name, day), value in by_night.items():
+        if name == "weekly_active_users":
+            assert value == {"active_users": sum(week == day.isocalendar()[:2] for week, _ in active)}
+        elif name == "monthly_revenue" and day == (end - DAY).replace(day=1) - DAY:
+            expected = {"revenue": float(sum(amount for _, amount in payments)), "payments": len(payments),
+                        "paying_users": len({user for user, _ in payments})}  # fmt: skip
+            assert value == expected
     database.connection.close()
 
 

@@ -508,7 +508,7 @@ def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a
     assert problems(tmp_path, files) == []  # nobody has asked the server
     found = problems(tmp_path, {}, stored=["gone", "users"])
     assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [
-        ("sql/8_y.sql", 2, 11, "error", "reads-no-metric"), ("sql/9_x.sql", 2, 63, "error", "reads-no-metric"),
+        ("sql/8_y.sql", 1, 11, "error", "reads-no-metric"), ("sql/9_x.sql", 2, 63, "error", "reads-no-metric"),
         ("sql/9_x.sql", 2, 72, "warning", "reads-no-metric"),
     ]  # fmt: skip
     assert "reads the metric zzz, which has neither a file nor a row; correct its name" in found[0].message

@@ -76,13 +76,13 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
     fields: the figures of a card. charts: what stands above the table. tables: numbers by date. numbers: items of a
     timeseries. ranking: the rows of a ranking.
     """
-    view: View = {"fields": [], "charts": [], "tables": [], "numbers": None, "ranking": None}
+    view: View = {"names": [], "fields": [], "charts": [], "tables": [], "numbers": None, "ranking": None}
     shown = series.shown
     if shown is None:
         return view
     if data_type not in ("timeseries", "ranking"):
         fields = list(_card(series, shown))
-        return view | {"fields": fields, "tables": fields}
+        return view | {"names": [field["name"] for field in fields], "fields": fields, "tables": fields}
     (day_before, before), (week_before, _) = series.compared_with(shown)
     against = (week_before, "vs a week before") if series.period == DAY else (day_before, f"vs {before}")
     items, items_before, items_against = (
@@ -91,6 +91,7 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
     names = names_of(series.rows[shown].fields, items)
     if not names:
         return view
+    view["names"] = names
     if dimensions:
         view |= _by_dimension(series, shown, names, items, dimensions)
     if data_type == "ranking":

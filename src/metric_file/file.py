@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -103,6 +103,13 @@ class MetricFile:
     @property
     def unit(self) -> str:
         return self.script.header_value("unit")
+
+    def unit_of(self, name: str, fields: Collection[str]) -> str:
+        """Return the unit of a field: of `-- Unit: revenue EUR, share %` its own, of `-- Unit: EUR` that of all."""
+        parts = [part.partition(" ") for part in self.script.header_list("unit")]
+        if any(field in fields and unit for field, _, unit in parts):
+            return next((unit.strip() for field, _, unit in parts if field == name), "")
+        return self.unit
 
     @property
     def owner(self) -> str:

@@ -58,7 +58,7 @@ def database(cluster: Cluster) -> Database:
 @pytest.fixture
 def shipped(project: Project, cluster: Cluster) -> Project:
     """The shipped metrics; commands go through the proxy."""
-    project.write_shipped()
+    project.write_shipped(of_days_alone=True)
     project.env = {
         "DB_SOCKET": "", "DB_HOST": "127.0.0.1", "DB_PORT": str(cluster.proxy_port), "DB_USER": ACCOUNT,
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=100)),
