@@ -283,7 +283,7 @@ def test_a_dimension_is_one_line_for_each_of_its_eight_largest_values(show: Open
         assert line == {89 - n: round((90 * place + n) / span * 100) for n in range(1, 90) if n != 4}, place
     unfold(tab)
     assert len(table(shown)) == 10
-    assert shown.locator("caption").nth(1).inner_text() == "DE: revenue, week by week. * not final, † revised"
+    assert shown.locator("caption").nth(1).inner_text() == "DE: revenue. * not final, † revised"
 
 
 SUNDAYS = {2 + 7 * week: 5000 - 11 * week for week in range(60)}
@@ -293,6 +293,7 @@ PERIODS = page_of(
            header=["Period: week"], missing=[day(9)]),
     metric("monthly", "card", {(TODAY - end).days: f'{{"n": {n}}}' for end, n in MONTHS.items()},
            header=["Period: month"]),
+    metric("young", "card", {2: '{"n": 1}', 9: '{"n": 2}'}, header=["Period: week"]),
     metric("mixed", "card", {1: '{"revenue": 5, "payers": 2}'}, header=["Unit: revenue EUR, share %"]),
     metric("window", "card", {back: f'{{"n": {back}}}' for back in range(20)}, header=["Period: 7 days"]),
 )  # fmt: skip
@@ -312,6 +313,7 @@ def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) 
     assert "12 (+1.4%) vs a year before" in monthly.locator(".changes").inner_text()
     assert monthly.locator(".dates bdi").all_inner_texts() == ["Nov 2024", "Nov 2025", "Nov 2026"]
     assert "7 (-87.5%) vs the 7 days before" in window.locator(".changes").inner_text()
+    assert card(tab, "young").locator(".dates bdi").first.inner_text() == "11 Oct"  # eight weeks
     assert card(tab, "mixed").locator(".value").all_inner_texts() == ["5 EUR", "2"]
     assert tab.locator(".late").count() == 0
     unfold(tab)

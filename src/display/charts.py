@@ -217,8 +217,9 @@ def _height(number: Decimal, low: Decimal, high: Decimal) -> int:
 
 def _alt(name: str, labels: Sequence[str], numbers: Mapping[int, Decimal]) -> str:
     lowest, highest = min(numbers, key=numbers.__getitem__), max(numbers, key=numbers.__getitem__)
+    number = f"{len(numbers)} of {len(labels)}" if len(numbers) < len(labels) else len(numbers)
     return (
-        f"{name}, {len(numbers)} of {len(labels)} values from {labels[0]} to {labels[-1]}: lowest "
+        f"{name}, {number} values from {labels[0]} to {labels[-1]}: lowest "
         f"{brief(numbers[lowest])} ({labels[lowest]}), highest {brief(numbers[highest])} ({labels[highest]})"
     )
 

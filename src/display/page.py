@@ -28,6 +28,7 @@ from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
 STRIP_DAYS = 92
+FEWEST_DATES = 8  # of a line of weeks, months, quarters or years
 DATES = {"week": 53, "month": 25, "quarter": 13, "year": 10}  # of a line; of days, as many as are asked for
 
 
@@ -107,6 +108,7 @@ def render(page: Page) -> str:
             troubled=[state for state in (*(metric.state for metric in page.metrics), *page.others)
                       if state.problems(page.today, None)],
         )  # fmt: skip
+    html = html.replace("\n<", "<")  # 20 line ends per card; those of SQL and of the script stay, as no line has a tag
     # JSON may hold half of a surrogate pair, which no file can: it is shown as its escape.
     return html.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -157,6 +159,9 @@ def _view(metric: MetricPage, page: Page) -> View:
     revised = {each.metric_date for each in metric.corrections}
     period = metric.file.period
     dates = _axis(period, page.today, page.days)
+    if period.unit != "day":  # a year of weeks is much for a metric that began last month
+        with_rows = sum(day >= min(metric.rows, default=day) for day in dates)
+        dates = dates[-max(with_rows, FEWEST_DATES) :]
     series = Series(metric.rows, period, dates, frozenset(metric.state.cells.missing), revised)
     last = date_range(page.today - (STRIP_DAYS - 1) * ONE_DAY, page.today) if period.unit == "day" else dates
     shown, label = series.shown, ""
