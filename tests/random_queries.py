@@ -22,13 +22,15 @@ NAMES = ("a", "A", "b", "c")
 OTHERS = ("kept", "deleted", "changed")  # what has become of the metrics that a query does not name
 JOINS = ("JOIN", "LEFT JOIN", "RIGHT JOIN", "INNER JOIN", "STRAIGHT_JOIN", "LEFT OUTER JOIN", "RIGHT OUTER JOIN",
          "NATURAL JOIN", "NATURAL LEFT JOIN", "CROSS JOIN", ",")  # fmt: skip
-SEPARATORS = ("AND",) * 30 + ("&&", "&&", "OR", "XOR", "||", "BETWEEN 0 AND", "IS NOT NULL AND", "= 1 AND", "AND NOT")
+SEPARATORS = ("AND",) * 30 + ("&&", "&&", "OR", "XOR", "||", "BETWEEN 0 AND", "IS NOT NULL AND", "= 1 AND", "AND NOT",
+                              "AND 1.5OR", "AND .5XOR", "AND 1e0BETWEEN 0 AND")  # fmt: skip
 LITERALS = ("'{}'",) * 30 + ('"{}"', "'{}' ''", "_utf8mb4'{}'", "('{}')", "@v", "CONCAT('{}', '')",
                              "'{}' COLLATE utf8mb4_general_ci")  # fmt: skip
 COMPARISONS = ("{} = {}",) * 24 + (
     "{1} = {0}", "{} IN ({})", "{} IN ({}, 'b')", "({} = {})", "(({} IN ({})))", "{} <> {}", "{} LIKE {}", "{} <=> {}",
     "{} = {} IS TRUE", "{} = {} IS NULL", "NOT {} = {}", "!({} = {})", "{} = {} = 0", "1 = {} = {}", "{} NOT IN ({})",
     "({}, 1) = ({}, 1)", "{} = {} + 0", "{} IN (SELECT name FROM u)", "IF({} = {}, 1, 1)", "@x := {} = {}",
+    "0 = {{x 1 AND {} = {} AND 1}}", "0 = @x := 1 AND {} = {}",
     "{} = {} BETWEEN 0 AND 1", "CASE WHEN 1 AND {} = {} AND 1 THEN 0 ELSE 1 END",
     "'2025-01-01' - INTERVAL 1 AND {} = {} AND 1 DAY",
 )  # fmt: skip

@@ -428,12 +428,12 @@ def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> N
 def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a_warning(tmp_path: Path) -> None:
     read = "metrics IN ('usres', 'gone', 'off', 'users')"
     text = f"-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE {read}"
-    files = {"9_x.sql": text, "1_users.sql": f"-- Description: d\n{QUERY}",
-             "_off.sql": f"-- Description: d\n{QUERY}", "8_y.sql": f"-- Description: d\n-- Reads: zzz\n{QUERY}"}  # fmt: skip
+    fine = f"-- Description: d\n{QUERY}"
+    files = {"9_x.sql": text, "1_users.sql": fine, "_off.sql": fine, "8_y.sql": f"-- Reads: zzz\n{fine}"}
     assert problems(tmp_path, files) == []  # nobody has asked the server
     found = problems(tmp_path, {}, stored=["gone", "users"])
     assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [
-        ("sql/8_y.sql", 2, 11, "error", "reads-no-metric"), ("sql/9_x.sql", 2, 63, "error", "reads-no-metric"),
+        ("sql/8_y.sql", 1, 11, "error", "reads-no-metric"), ("sql/9_x.sql", 2, 63, "error", "reads-no-metric"),
         ("sql/9_x.sql", 2, 72, "warning", "reads-no-metric"),
     ]  # fmt: skip
     assert "reads the metric zzz, which has neither a file nor a row; correct its name" in found[0].message

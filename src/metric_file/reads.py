@@ -25,6 +25,7 @@ _CONDITION_ENDS = _ENDS | _JOINS | {"ON", "USING", ","}
 _NO_ALIAS = _CONDITION_ENDS | _JOIN_KINDS | {"USE", "FORCE", "IGNORE", "PARTITION", ""}
 _AND = ("AND", "&&")
 _OR = {"OR", "XOR", "||"}
+_NOT_IN_TERMS = _OR | {"CASE", "{", "SELECT"}  # an AND inside the first two separates no terms
 _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
@@ -194,6 +195,8 @@ class _Query:
             return {}, [Unclear(self.code[i], "some servers run the /*! */ comment of its statement, some do not")]
         if either := [j for j in block[heads[1] :] if self.words[j] in _OR]:
             return {}, [Unclear(self.code[either[0]], "an OR that is not in parentheses")]
+        if ":=" in self.words[block[heads[1]] : block[-1]]:  # it takes an AND behind it, and may see every row
+            return {}, [Unclear(self.code[i], "a := behind FROM")]
         owner = self._names_of_table(block, words, at)
         names: dict[str, Token] = {}
         for condition in self._conditions(block, words, at):
@@ -237,7 +240,7 @@ class _Query:
         todo = [condition]
         while todo:
             part = todo.pop()
-            if any(self.words[i] in _OR or self.words[i] in ("CASE", "SELECT") for i in part):
+            if not _NOT_IN_TERMS.isdisjoint(self.words[i] for i in part):
                 continue
             terms: list[list[int]] = [[]]
             betweens, in_interval = 0, False  # their AND separates no terms
