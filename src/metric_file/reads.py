@@ -47,6 +47,7 @@ class Reads:
     metrics: dict[str, Token] = field(default_factory=dict)
     unclear: list[Unclear] = field(default_factory=list)
     tables: dict[Table, Token] = field(default_factory=dict)  # in lower case; one that is written is not among them
+    updated: dict[Table, Token] = field(default_factory=dict)  # by an UPDATE, which needs rows that are there
     functions: dict[Table, Token] = field(default_factory=dict)  # in lower case, with those of the server
 
 
@@ -56,6 +57,8 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
     for statement in statements:
         code, words = statement.code, statement.words
         in_table_place = set(tables(code, words))
+        if statement.verb == "UPDATE" and statement.target_at is not None:
+            found.updated.setdefault(table_at(code, statement.target_at).lower(), code[statement.target_at])
         for i, token in enumerate(code):
             if i in in_table_place and i != statement.target_at:
                 table = table_at(code, i)
