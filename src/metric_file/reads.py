@@ -25,7 +25,7 @@ _CONDITION_ENDS = _ENDS | _JOINS | {"ON", "USING", ","}
 _NO_ALIAS = _CONDITION_ENDS | _JOIN_KINDS | {"USE", "FORCE", "IGNORE", "PARTITION", ""}
 _AND = ("AND", "&&")
 _OR = {"OR", "XOR", "||"}
-_NOT_IN_TERMS = _OR | {"CASE", "{", "SELECT"}  # an AND inside the first two separates no terms
+_NOT_IN_TERMS = _OR | {"SELECT", "CASE", "{"}  # an AND inside CASE ... END or {x ...} separates no terms
 _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
