@@ -136,6 +136,8 @@ def prepare(connection: Any, prefix: str) -> None:
 
 def judged(connection: Any, prefix: str, seed: int, count: int) -> Iterator[tuple[str, bool]]:
     """Yield those of `count` queries that are plain and run, and whether other metrics made no difference."""
+    # MySQL 9.7 counts a row twice in a semi-join beside a LEFT JOIN, if its plan, which goes by row counts, says so.
+    run_script(connection, "SET optimizer_switch = 'semijoin=off'")
     for number in range(count):
         text = Queries(Random(seed * 1_000_003 + number)).query()
         found = reads_of(parse(text).statements)
