@@ -501,7 +501,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
     for i, token in enumerate(statement.code):
         name = token.name
-        if token.text == "\\" and words[i + 1] != "N":
+        if token.text == "\\":
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
             yield i, f"{words[i]}: the run relies on a lock of its own; remove it"
