@@ -211,7 +211,9 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
         counts = [rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in ("users", "games", "game_plays")]
         assert counts == [20_000, 500, 500_000]
         metrics = len(nightly_files(demo.folder))
-        assert rows("SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics") == [(metrics * 90, 90)]
+        of_days = "metrics NOT IN ('weekly_active_users', 'monthly_revenue')"
+        counts = f"SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics WHERE {of_days}"
+        assert rows(counts) == [((metrics - 2) * 90, 90)]
         stored = "SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metrics, metric_date"
         before = rows(stored)
         for _ in range(2):
