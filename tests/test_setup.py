@@ -212,8 +212,8 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
         assert counts == [20_000, 500, 500_000]
         metrics = len(nightly_files(demo.folder))
         of_days = "metrics NOT IN ('weekly_active_users', 'monthly_revenue')"
-        counts = f"SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics WHERE {of_days}"
-        assert rows(counts) == [((metrics - 2) * 90, 90)]
+        of_rows = f"SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics WHERE {of_days}"
+        assert rows(of_rows) == [((metrics - 2) * 90, 90)]
         stored = "SELECT metrics, metric_date, value_list FROM bi_metrics ORDER BY metrics, metric_date"
         before = rows(stored)
         for _ in range(2):
