@@ -38,7 +38,7 @@ from src.running.plan import batch_of
 from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
 from src.storage.store import MetricStore
-from src.wording import count
+from src.wording import count, printable
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 
@@ -169,15 +169,17 @@ class Listing:
             write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
-            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
+            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms")
             rows = []
             for state in shown:
                 cells = state.cells
                 known = (cells.newest, cells.newest_final, f"{cells.counts['final']:,}", f"{len(cells.waiting):,}",
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
-                remarks = "; ".join(state.remarks(self.today, max_age))
-                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_text(table([head, *rows]))
+                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known)))
+            lines = table([head, *rows]).split("\n")
+            write_text("\n".join(lines[:2]))
+            for state, line in zip(shown, lines[2:], strict=True):  # why not: below, for it may be long
+                write_text("\n    ".join([line, *map(printable, state.remarks(self.today, max_age))]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:

@@ -320,8 +320,9 @@ def test_a_parameter_that_changed_shows_in_the_status_and_in_the_run_that_builds
     old, new = ({"METRIC_PARAM_CUTOFF_DATE": day} for day in (DAYS[9], DAYS[6]))
     assert project.run(DAYS[9], DAYS[3], env=old).returncode == 0
     assert "of older SQL" not in project.list("--status", env=old).stdout
-    status = [line for line in project.list("--status", env=new).stdout.splitlines() if "; of older SQL" in f"; {line}"]
-    assert [line.split()[0] for line in status if not line.startswith("of older")] == ["total"]
+    status = project.list("--status", env=new).stdout
+    assert status.count("\n    of older SQL: ") == 1
+    assert "\n    of older SQL: " in status.split("\ntotal ")[1]
     result = project.run(DAYS[2], DAYS[1], env=new)
     command = f"python run_metrics.py --initial {DAYS[9]} {DAYS[3]} --metric total"
     warned = f"Warning: of older SQL: {DAYS[9]} to {DAYS[3]} of total. To compute them again: {command}\n"
