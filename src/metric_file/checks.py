@@ -13,6 +13,7 @@ from typing import Literal
 
 from config.database import DATE_PARAMETERS
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
+from src.metric_file.given import FOLDER as TESTS
 from src.metric_file.header import HeaderLine, nearest_key
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, outermost, place, unquoted
 from src.sql_loader import EVERY_METRIC, Catalog
@@ -89,7 +90,7 @@ def check_catalog(
 
 def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
-    root, looked_into = folder.name, {folder, *(folder / mode.value for mode in Mode)}
+    root, looked_into = folder.name, {folder, folder / TESTS, *(folder / mode.value for mode in Mode)}
     found = []
     for path in folder.rglob("*.[sS][qQ][lL]"):
         if path.parent not in looked_into or not (path.exists() or path.name.startswith(".")):  # an editor's lock

@@ -8,6 +8,7 @@ LOST = frozenset({0, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031})
 LOCK_GONE = -2  # our own code: the lock is no longer held by this connection
 TRANSIENT = LOST | {LOCK_GONE, 1020, 1040, 1047, 1180, 1205, 1213, 1290, 1836}
 NO_SAVEPOINT = 1305
+NO_RIGHT_TO_DATABASE = 1044
 NO_SUCH_FUNCTION = frozenset({1128, 1305, 1370})  # 1370: an account without EXECUTE is not told more
 OVER_THE_LIMIT = frozenset({1969, 3024})
 QUERY_KILLED = 1317
