@@ -68,8 +68,8 @@ def read_test(path: str, text: str) -> Given:
         if token.kind not in SPACE:
             break
         line = place(text, token.offset)[0]
-        key, argument, value = _header_line(token)
         try:
+            key, argument, value = _header_line(token)
             if key == "expect":
                 day = _date(argument)
                 if day in expected:
@@ -90,7 +90,7 @@ def read_test(path: str, text: str) -> Given:
     if not values["test"]:
         problems.append(f"{path}:1: no line `-- Test: NAME` says which metric it tests")
     if not expected:
-        problems.append(f"{path}:1: no line such as `-- Expect 2025-01-15: {{\"users\": 2}}`")
+        problems.append(f'{path}:1: no line such as `-- Expect 2025-01-15: {{"users": 2}}`')
     first = min(expected, default=date.max)
     if start and start > first:
         problems.append(f"{path}:1: From {start} is after the first Expect, {first}")
