@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, tzinfo
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -28,7 +27,6 @@ from src.storage.store import MetricStore
 
 LONGEST_SHOWN = 200  # characters of two rows that differ; of longer ones only what differs is shown
 OMITTED = 1364  # the warning that a column without a default was left out
-Ways = Mapping[str, Sequence[Batch]]  # "date by date", "at once"
 
 
 def select_tests(tests: Sequence[Given], patterns: Sequence[str]) -> list[Given]:
@@ -46,126 +44,108 @@ def select_tests(tests: Sequence[Given], patterns: Sequence[str]) -> list[Given]
     return [test for test in tests if not patterns or any(fnmatchcase(test.metric, each) for each in patterns)]
 
 
-@dataclass(frozen=True)
 class Tester:
-    """Runs tests one by one, each in a database of its own. `real` is connected to DB_NAME, and only read."""
+    """Runs tests one by one, each in a database of its own. `real` is connected to DB_NAME, which is only read.
 
-    settings: Settings
-    catalog: Catalog
-    zone: tzinfo | None
-    real: DatabaseManager
-    interruption: Interruption
+    `catalog` holds the files alone: what is stored in DB_NAME, and its views, are no matter.
+    """
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, zone: tzinfo | None, real: DatabaseManager,
+        interruption: Interruption,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._catalog = catalog
+        self._zone = zone
+        self._real = real
+        self._schemas = schemas(real)
+        self._interruption = interruption
 
     def failures(self, test: Given) -> list[str]:
-        """Run a test; return a line for each way in which it failed. Raises MetricsError if nothing can run."""
+        """Run a test; return a line for each thing that is wrong. Raises MetricsError if no test can run."""
+        catalog = self._catalog
         if test.problems:
             return list(test.problems)
-        # What a view or a function of the real database reads is no matter: the test gives the rows of a view.
-        catalog = replace(self.catalog, stored=frozenset(), computed=frozenset(), views={})
         if test.metric not in catalog.names:
             return [f"{test.path}:1: {_not_a_metric(catalog, test.metric)}"]
         names = {test.metric} | (catalog.inputs[test.metric] & catalog.cells)
         wanted = names.union(*(catalog.work_tables_of(name) for name in names))
         files = [file for name in sorted(wanted) for file in catalog.files_of(name)]
-        parameters = Parameters({**self.settings.parameters, **test.parameters}, self.zone)
-        if found := self._problems(test, catalog, files, parameters):
-            return found
-        run = _Run(test, catalog, parameters, _ways(test, catalog, names))
-        with scratch_database(self.real, self.settings, _tables(test, files), self.interruption) as database:
-            store = MetricStore(database, self.zone, self.settings.metrics_mend_days)
-            lines = run.failures(database, store)
-            return [line.replace(f"{database.name}.", f"{self.real.name}.") for line in lines]
+        parameters = Parameters({**self._settings.parameters, **test.parameters}, self._zone)
+        if problems := self._problems(test, files, parameters):
+            return problems
+        with scratch_database(self._real, self._settings, _tables(test, files), self._interruption) as database:
+            try:
+                _give_rows(database, test, parameters)
+            except MetricsError as error:
+                lines = [str(error)]
+            else:
+                lines = self._differences(database, test, parameters, names)
+            return [line.replace(f"{database.name}.", f"{self._real.name}.") for line in lines]
 
-    def _problems(
-        self, test: Given, catalog: Catalog, files: Sequence[MetricFile], parameters: Parameters
-    ) -> list[str]:
-        """Return why the test, or a file that it runs, cannot run: it must not leave its database, or it is broken."""
-        known = schemas(self.real)
-        parts = [(test.path, test.statements), *((file.path, _statements(file)) for file in files)]
-        for path, statements in parts:
-            if statement := names_a_schema(statements, known):
+    def _problems(self, test: Given, files: Sequence[MetricFile], parameters: Parameters) -> list[str]:
+        """Return why a test cannot run: a statement would leave the scratch database, or a file breaks a rule."""
+        for path, statements in [(test.path, test.statements), *((file.path, _statements(file)) for file in files)]:
+            if statement := names_a_schema(statements, self._schemas):
                 what = "names a schema, so it would leave the database that the test runs in"
                 return [f"{test.path}:1: cannot run: the statement at {path}:{statement.line} {what}"]
-        problems = check_catalog(catalog, files, parameters.own.keys())
+        problems = check_catalog(self._catalog, files, parameters.own.keys())
         return [f"{test.path}:1: {problem}" for problem in problems if problem.severity == "error"]
 
-
-@dataclass(frozen=True)
-class _Run:
-    """One test in its scratch database."""
-
-    test: Given
-    catalog: Catalog
-    parameters: Parameters
-    ways: Ways
-
-    def failures(self, database: DatabaseManager, store: MetricStore) -> list[str]:
-        test = self.test
-        try:
-            self._give_rows(database)
-        except MetricsError as error:
-            return [str(error)]
+    def _differences(
+        self, database: DatabaseManager, test: Given, parameters: Parameters, names: Collection[str]
+    ) -> list[str]:
+        """Compute the metric in each way, as a run does, and return what is not as expected; all is rolled back."""
+        today = test.dates[-1] + ONE_DAY
+        noon = day_start(today, self._zone) + 12 * 3600
+        store = MetricStore(database, self._zone, self._settings.metrics_mend_days)
         runner = MetricRunner(database, store, retries=0, wait=0)
-        runner.open(self.catalog, self.parameters, self._today)
+        runner.open(self._catalog, parameters, today)
         found: dict[str, list[str]] = {}  # what is wrong, and in which ways
-        for way, batches in self.ways.items():
+        for way, batches in _ways(self._catalog, test, names).items():
+            rows: dict[date, StoredRow] = {}
+
+            def work(run: RunBatch) -> None:
+                database.execute(f"SET SESSION timestamp = {noon}")  # by the server's clock too, every date has ended
+                for batch in batches:  # noqa: B023
+                    run(batch)
+                rows.update((day, row) for _, day, row in store.rows([test.metric], test.dates))  # noqa: B023
+
             try:
-                rows = self._computed(runner, database, store, batches)
+                runner.dry_run(work)
+                lines = list(_compare(test, rows))
             except (DateError, DatabaseError) as error:
                 lines = [f"{test.path}:1: {error}"]
-            else:
-                lines = [*_differing(test, rows)]
             for line in lines:
                 found.setdefault(line, []).append(way)
         return [f"{line} ({' and '.join(ways)})" for line, ways in found.items()]
 
-    @property
-    def _today(self) -> date:
-        return self.test.dates[-1] + ONE_DAY
 
-    def _give_rows(self, database: DatabaseManager) -> None:
-        """Insert the given rows. Columns left out get their default or the zero of their type, as without strict mode.
+def _give_rows(database: DatabaseManager, test: Given, parameters: Parameters) -> None:
+    """Execute the statements of a test. A column that is left out gets its default, or the zero of its type.
 
-        Raises MetricsError with the place.
-        """
-        values = self.parameters.literals(self.test.dates)
-        strict = database.query("SELECT @@sql_mode")[0][0]
-        checks = ", check_constraint_checks = {}" if database.is_mariadb else ""  # for JSON it has one: '' is none
-        with database.transaction():
-            database.execute(f"SET SESSION sql_mode = ''{checks.format(0)}")
-            for statement in self.test.statements:
-                try:
-                    database.execute(bind(statement, values))
-                except MetricsError as error:
-                    raise self._error(statement, str(error)) from error
-                for level, code, text in database.query("SHOW WARNINGS") if database.warnings else ():
-                    if code != OMITTED and level != "Note":
-                        raise self._error(statement, f"({code}) {text}")
-            database.execute(f"SET SESSION sql_mode = %s{checks.format(1)}", (strict,))
-
-    def _error(self, statement: Statement, message: str) -> MetricsError:
-        return MetricsError(f"{self.test.path}:{line_of(statement, message)}: {message}")
-
-    def _computed(
-        self, runner: MetricRunner, database: DatabaseManager, store: MetricStore, batches: Sequence[Batch]
-    ) -> dict[date, StoredRow]:
-        """Return the rows of the metric as some batches compute them; all is rolled back."""
-        noon = day_start(self._today, self.parameters.zone) + 12 * 3600
-        rows: dict[date, StoredRow] = {}
-
-        def work(run: RunBatch) -> None:
-            database.execute(f"SET SESSION timestamp = {noon}")  # so that every date has ended, by the server too
-            for batch in batches:
-                run(batch)
-            rows.update((day, row) for _, day, row in store.rows([self.test.metric], self.test.dates))
-
-        runner.dry_run(work)
-        return rows
+    Raises MetricsError, with the place, for one that the server refuses or would change.
+    """
+    values = parameters.literals(test.dates)
+    strict = database.query("SELECT @@sql_mode")[0][0]
+    checks = ", check_constraint_checks = {}" if database.is_mariadb else ""  # a JSON column has one: '' is no JSON
+    with database.transaction():
+        database.execute(f"SET SESSION sql_mode = ''{checks.format(0)}")
+        for statement in test.statements:
+            try:
+                database.execute(bind(statement, values))
+                warned = database.query("SHOW WARNINGS") if database.warnings else ()
+                wrong = [f"({code}) {text}" for level, code, text in warned if code != OMITTED and level != "Note"]
+                if wrong:
+                    raise MetricsError(wrong[0])
+            except MetricsError as error:
+                raise MetricsError(f"{test.path}:{line_of(statement, str(error))}: {error}") from error
+        database.execute(f"SET SESSION sql_mode = %s{checks.format(1)}", (strict,))
 
 
-def _ways(test: Given, catalog: Catalog, names: set[str]) -> Ways:
+def _ways(catalog: Catalog, test: Given, names: Collection[str]) -> dict[str, list[Batch]]:
     """Return the batches of each way to compute a metric: date by date, and at once if that is another way."""
-    found: dict[str, Sequence[Batch]] = {}
+    found: dict[str, list[Batch]] = {}
     if any(file.name == test.metric for file in catalog.in_mode(Mode.INCREMENTAL)):
         found["date by date"] = [batch_of(catalog, Mode.INCREMENTAL, [day], names) for day in test.dates]
     at_once = [file for file in catalog.in_mode(Mode.INITIAL) if file.name == test.metric]
@@ -187,13 +167,14 @@ def _statements(file: MetricFile) -> list[Statement]:
 
 def _not_a_metric(catalog: Catalog, name: str) -> str:
     if catalog.files_of(name):
-        readers = ", ".join(sorted(catalog.all_dependents([name]) & catalog.names)) or "none does yet"
-        return f"{name} is a helper, which has no row; test a metric that reads it: {readers}"
+        readers = (catalog.all_dependents([name]) | catalog.readers_of_work_table(name)) & catalog.names
+        listed = ", ".join(sorted(readers)) or "none does yet"
+        return f"{name} is a helper, which has no row; test a metric that reads it: {listed}"
     near = get_close_matches(name, sorted(catalog.names), 1, 0.4)
     return f"no metric is named {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _differing(test: Given, rows: Mapping[date, StoredRow]) -> Iterable[str]:
+def _compare(test: Given, rows: Mapping[date, StoredRow]) -> Iterator[str]:
     """Yield a line for each date on which the row is not the expected one."""
     for each in test.expectations:
         row = rows.get(each.day)

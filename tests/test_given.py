@@ -5,12 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from config.database import load_settings
 from demo import game
+from src.db_manager import DatabaseManager
 from src.metric_file.given import read_test
+from src.server.interruption import Interruption
+from src.storage.scratch import scratch_database
 from tests.conftest import Database, Project, refusal
 from tests.test_interrupts import dispose
 from tests.workload import wait_until
@@ -219,7 +224,7 @@ def test_a_given_row_that_the_server_does_not_take_as_it_is_fails_at_its_line(
 
 
 def test_what_a_metric_reads_is_computed_too_and_helpers_keep_their_keys(shop: Project) -> None:
-    shop.database.execute("CREATE TABLE per_day (day DATE PRIMARY KEY, plays INT NOT NULL) ENGINE = MyISAM;"
+    shop.database.execute("CREATE TABLE per_day (day DATE PRIMARY KEY, plays INT NOT NULL);"
                           "CREATE TABLE work (plays INT NOT NULL)")  # fmt: skip
     shop.write("1_helper.sql", "INSERT INTO per_day (day, plays) SELECT %(metric_date)s, COUNT(*) FROM game_plays "
                "WHERE DATE(played_at) = %(metric_date)s ON DUPLICATE KEY UPDATE plays = VALUES(plays)")  # fmt: skip
@@ -252,10 +257,38 @@ def test_a_view_is_a_table_to_fill_and_a_partition_keeps_no_row_out(shop: Projec
     passes(shop)
 
 
+def test_a_copy_is_in_a_database_like_the_real_one_and_never_leads_to_rows_elsewhere(shop: Project) -> None:
+    shop.database.execute(
+        f"ALTER DATABASE {shop.database.name} COLLATE utf8mb4_unicode_ci;"
+        "CREATE TABLE hits (n INT NOT NULL PRIMARY KEY) ENGINE = MyISAM;"
+        "CREATE TABLE all_hits (n INT NOT NULL) ENGINE = MERGE UNION = (hits) INSERT_METHOD = LAST;"
+        "ALTER TABLE bi_metrics ADD COLUMN own INT NOT NULL DEFAULT 3; INSERT INTO hits VALUES (1)"
+    )
+    settings = load_settings(shop.folder, shop.environment())
+    with closing(DatabaseManager(settings)) as real:
+        real.connect()
+        with scratch_database(real, settings, {"hits", "all_hits", "games"}, Interruption()) as copy:
+            copy.execute("INSERT INTO all_hits VALUES (5)")
+            copy.execute("COMMIT")
+            engines = copy.query("SELECT table_name, engine FROM information_schema.tables "
+                                 "WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'")  # fmt: skip
+            assert copy.query("SELECT @@collation_database") == (("utf8mb4_unicode_ci",),)
+            assert copy.query("SELECT own FROM bi_metrics") == ()
+    assert dict(engines) == dict.fromkeys(
+        ("all_hits", "bi_metric_changes", "bi_metric_state", "bi_metrics", "games", "hits"), "InnoDB"
+    )
+    assert shop.database.rows("SELECT n FROM hits") == [(1,)]
+
+
+def test_the_tables_of_a_check_are_there_too(shop: Project) -> None:
+    shop.write("plays.sql", f"-- Check: SELECT id FROM users WHERE created_at > %(metric_date)s\n{PLAYS}")
+    shop.write("tests/p.sql", f'-- Test: plays\n-- Expect 2025-01-15: {{"plays": 2}}\n{PLAYED}')
+    passes(shop)
+
+
 def test_rows_of_a_metric_without_a_file_can_be_given(shop: Project) -> None:
-    shop.write("m.sql", "-- Reads: old\nSELECT COUNT(*) AS n FROM bi_metrics WHERE metrics = 'old' "
+    shop.write("m.sql", "SELECT COUNT(*) AS n FROM bi_metrics WHERE metrics = 'old' "
                         "AND metric_date = %(metric_date)s")  # fmt: skip
-    shop.write("_old.sql", PLAYS)
     shop.write("tests/m.sql", '-- Test: m\n-- Expect 2025-01-15: {"n": 1}\n'
                "INSERT INTO bi_metrics (metrics, value_list, f_list, metric_date) VALUES "
                "('old', '1', '[]', '2025-01-15');")  # fmt: skip
@@ -374,22 +407,24 @@ def test_an_account_without_the_right_is_told_the_grant_and_with_it_reads_the_da
 # --- dropped whatever happens -----------------------------------------------------------------------------------------
 
 
-def start_slow(project: Project, seconds: int) -> Any:
+def start_slow(project: Project, expression: str) -> Any:
     """Start a test that takes long, in a process of its own, and wait until it computes."""
-    project.write("slow.sql", f"-- Allow: warnings\nSELECT SLEEP({seconds}) AS n, %(metric_date)s AS d")
-    project.write("tests/slow.sql", "-- Test: slow\n-- Expect 2025-01-15: none")
+    project.write("slow.sql", f"SELECT {expression} AS n, %(metric_date)s AS d")
+    games = ", ".join(f"({n})" for n in range(60))
+    project.write("tests/slow.sql", f"-- Test: slow\n-- Expect 2025-01-15: none\nINSERT INTO games (id) VALUES {games}")
     process = project.start("list_metrics.py", "--test", "slow", preexec_fn=lambda: dispose(signal.SIG_DFL))
-    wait_until(lambda: sleeping(project.database))
+    wait_until(lambda: computing(project.database))
     return process
 
 
-def sleeping(database: Database) -> bool:
-    return any("SLEEP(" in str(row[7]) for row in database.rows("SHOW FULL PROCESSLIST"))
+def computing(database: Database) -> bool:
+    return any(" AS n" in str(row[7]) for row in database.rows("SHOW FULL PROCESSLIST"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_kills_the_statement_and_drops_the_database(shop: Project, number: signal.Signals) -> None:
-    process = start_slow(shop, 60)
+    process = start_slow(shop, "(SELECT COUNT(*) FROM games a, games b, games c, games d, games e, games f)")
     assert len(scratch(shop.database)) == 1
     clock = time.monotonic()
     process.send_signal(number)
@@ -397,9 +432,10 @@ def test_a_signal_kills_the_statement_and_drops_the_database(shop: Project, numb
     assert time.monotonic() - clock < 10
     assert (process.returncode, out, err) == (128 + number, "", f"Error: interrupted by {number.name}\n")
     assert scratch(shop.database) == []
-    assert not sleeping(shop.database)
+    assert not computing(shop.database)
 
 
+@pytest.mark.slow
 def test_a_statement_over_the_limit_is_killed_and_the_next_test_runs(shop: Project) -> None:
     shop.env["METRIC_TIMEOUT_SECONDS"] = "1"
     shop.write("a.sql", "SELECT SLEEP(60) AS n, %(metric_date)s AS d")
@@ -409,11 +445,12 @@ def test_a_statement_over_the_limit_is_killed_and_the_next_test_runs(shop: Proje
     found = failures(shop)
     assert len(found) == 1
     assert "stopped after 1 s (METRIC_TIMEOUT_SECONDS)" in found[0]
-    assert not sleeping(shop.database)
+    assert not computing(shop.database)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_dropped_by_the_next_call_after_an_hour(revenue: Project) -> None:
-    process = start_slow(revenue, 2)
+    process = start_slow(revenue, "SLEEP(2)")
     process.kill()
     process.communicate()
     [left] = scratch(revenue.database)
@@ -425,7 +462,7 @@ def test_what_a_killed_process_leaves_is_dropped_by_the_next_call_after_an_hour(
     for hours in (0.9, 1.1):
         at = time.strftime("%Y%m%d%H%M%S", time.gmtime(made - hours * 3600))
         others[hours] = f"{name}_test_{at}_0123abcd"
-    not_ours = [f"{name}_test_old", f"other_{others[1.1]}"]
+    not_ours = [f"{name}_test_old", f"{name}_test_20200101000000_mine", f"other_{others[1.1]}"]
     for each in [*others.values(), *not_ours]:
         revenue.database.execute(f"CREATE DATABASE {each}")
     assert revenue.list("--test", "total_revenue").returncode == 0

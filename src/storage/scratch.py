@@ -86,19 +86,17 @@ def _create(real: DatabaseManager) -> str:
 
 
 def _copy(real: DatabaseManager, database: DatabaseManager, tables: Collection[str]) -> None:
-    """Copy the definitions of tables, with their keys but without foreign keys and triggers; all can roll back."""
+    """Copy the definitions of tables, with their keys but without foreign keys and triggers; of a view its columns."""
     found = real.query(
         "SELECT table_name, table_type, engine, create_options FROM information_schema.tables "
         "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s", ([TABLES[0], *tables],),
     )  # fmt: skip
     for name, kind, engine, options in found:
         table, source = _quoted(name), f"{_quoted(real.name)}.{_quoted(name)}"
-        if kind == "VIEW":
+        if kind == "VIEW" or str(engine).lower() != "innodb":  # a copy of a FEDERATED table would write to its rows
             database.execute(f"CREATE TABLE {table} ENGINE = InnoDB AS SELECT * FROM {source} LIMIT 0")
             continue
         database.execute(f"CREATE TABLE {table} LIKE {source}")
-        if str(engine).lower() != "innodb":
-            database.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
         if "partitioned" in str(options):  # a given row may be older than every partition
             database.execute(f"ALTER TABLE {table} REMOVE PARTITIONING")
 
