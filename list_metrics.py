@@ -20,15 +20,23 @@ from typing import Any
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
 from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import load_tests
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.metric_tests import Tester, select_tests
+from src.running.plan import batch_of
 from src.server.interruption import Interruption
 from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
@@ -80,7 +88,7 @@ class Listing:
         self.mode = Mode.INITIAL if arguments.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
-        self.parameters = Parameters(settings.parameters, self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone, self.today)
         self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
 
     def _problems(self, files: Sequence[MetricFile]) -> list[Problem]:
@@ -104,9 +112,9 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_text(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
-            write_line(table([head, *rows], fit=True))
+            write_text(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)
@@ -126,10 +134,11 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                found += [*wrong_engines(database, sound), *hidden_tables(database, sound)]
+                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                    found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
-            write_line(as_json([asdict(problem) for problem in problems]))
+            write_text(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
             write_line(str(problem))
@@ -160,12 +169,17 @@ class Listing:
         return PROBLEMS if failed else OK
 
     def print_sql(self, words: Sequence[str]) -> int:
-        """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
+        """Print the statements of a metric, and of the helpers that it needs, exactly as they are sent for a date.
+
+        They can be piped into the mysql client. A metric of a period is printed for the one that contains the date.
+        """
         day = parse_date(words[1], self.today) if len(words) == 2 else self.today - ONE_DAY
-        files = select(self.catalog, self.mode, words[:1])
+        chosen = select(self.catalog, self.mode, words[:1])
+        needed = batch_of(self.catalog, self.mode, [day], [file.name for file in chosen]).files
+        files = [file for file in self.catalog.in_mode(self.mode) if file in chosen or file in needed]
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
-            for statement in Step(file, (day,), self.parameters).statements:
+            for statement in Step(file, (file.period.end_of(day),), self.parameters).statements:
                 print(f"{statement};")  # not write_line(), which would escape a tab
         return OK
 
@@ -178,7 +192,7 @@ class Listing:
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
         if self.arguments.json:
-            write_line(as_json([self._as_dict(state) for state in shown]))
+            write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
             head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
@@ -189,7 +203,7 @@ class Listing:
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
                 remarks = "; ".join(state.remarks(self.today, max_age))
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_line(table([head, *rows]))
+            write_text(table([head, *rows]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:

@@ -71,7 +71,8 @@ class Tester:
         names = {test.metric} | (catalog.inputs[test.metric] & catalog.cells)
         wanted = names.union(*(catalog.work_tables_of(name) for name in names))
         files = [file for name in sorted(wanted) for file in catalog.files_of(name)]
-        parameters = Parameters({**self._settings.parameters, **test.parameters}, self._zone)
+        own = {**self._settings.parameters, **test.parameters}
+        parameters = Parameters(own, self._zone, test.dates[-1] + ONE_DAY)  # today is the day after the last Expect
         if problems := self._problems(test, files, parameters):
             return problems
         with scratch_database(self._real, self._settings, _tables(test, files), self._interruption) as database:
@@ -84,7 +85,12 @@ class Tester:
             return [line.replace(f"{database.name}.", f"{self._real.name}.") for line in lines]
 
     def _problems(self, test: Given, files: Sequence[MetricFile], parameters: Parameters) -> list[str]:
-        """Return why a test cannot run: a statement would leave the scratch database, or a file breaks a rule."""
+        """Return why a test cannot run: it expects an impossible row, would leave its database, or breaks a rule."""
+        period = self._catalog.period(test.metric)
+        for each in test.expectations:
+            if each.value != "none" and not period.is_end(each.day):
+                what = f"is not the last day of a period of {test.metric}; its period ends on {period.end_of(each.day)}"
+                return [f"{test.path}:{each.line}: {each.day} {what}"]
         for path, statements in [(test.path, test.statements), *((file.path, _statements(file)) for file in files)]:
             if statement := names_a_schema(statements, self._schemas):
                 what = "names a schema, so it would leave the database that the test runs in"
@@ -97,6 +103,7 @@ class Tester:
     ) -> list[str]:
         """Compute the metric in each way, as a run does, and return what is not as expected; all is rolled back."""
         today = test.dates[-1] + ONE_DAY
+        ends = self._catalog.period(test.metric).ends(test.dates[0], test.dates[-1])
         noon = day_start(today, self._zone) + 12 * 3600
         store = MetricStore(database, self._zone, self._settings.metrics_mend_days)
         runner = MetricRunner(database, store, retries=0, wait=0)
@@ -109,7 +116,7 @@ class Tester:
                 database.execute(f"SET SESSION timestamp = {noon}")  # by the server's clock too, every date has ended
                 for batch in batches:  # noqa: B023
                     run(batch)
-                rows.update((day, row) for _, day, row in store.rows([test.metric], test.dates))  # noqa: B023
+                rows.update((day, row) for _, day, row in store.rows({test.metric: ends}))  # noqa: B023
 
             try:
                 runner.dry_run(work)
@@ -147,7 +154,8 @@ def _ways(catalog: Catalog, test: Given, names: Collection[str]) -> dict[str, li
     """Return the batches of each way to compute a metric: date by date, and at once if that is another way."""
     found: dict[str, list[Batch]] = {}
     if any(file.name == test.metric for file in catalog.in_mode(Mode.INCREMENTAL)):
-        found["date by date"] = [batch_of(catalog, Mode.INCREMENTAL, [day], names) for day in test.dates]
+        batches = [batch_of(catalog, Mode.INCREMENTAL, [day], names) for day in test.dates]
+        found["date by date"] = [batch for batch in batches if batch.files]
     at_once = [file for file in catalog.in_mode(Mode.INITIAL) if file.name == test.metric]
     if any(file.mode or file.is_set_based for file in at_once):
         found["at once"] = [batch_of(catalog, Mode.INITIAL, test.dates, names)]

@@ -127,7 +127,8 @@ def shipped(project: Project) -> Project:
     """The project as it is shipped, on a small game, with a .env and a .venv, as a crontab finds it."""
     project.write_shipped()
     game.load(project.database.connection, date.today(), game.TINY)
-    project.env = {"METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRICS_HISTORY_START": "2024-12-01"}
+    parameters = {"METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRIC_PARAM_TOP": "10"}
+    project.env = {**parameters, "METRICS_HISTORY_START": "2024-12-01"}
     lines = [f"{name}='{value}'\n" for name, value in {**project.database.env, **project.env}.items()]
     (project.folder / ".env").write_text("".join(lines))
     (project.folder / ".venv").symlink_to(sys.prefix)

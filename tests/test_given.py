@@ -295,6 +295,20 @@ def test_rows_of_a_metric_without_a_file_can_be_given(shop: Project) -> None:
     passes(shop)
 
 
+def test_a_row_is_expected_on_the_last_day_of_a_period(shop: Project) -> None:
+    shop.write("daily.sql", PLAYS)
+    plays = "SUM(JSON_EXTRACT(value_list, '$.plays'))"
+    shop.write("weekly.sql", f"-- Period: week\nSELECT {plays} AS plays FROM bi_metrics "
+               "WHERE metrics = 'daily' AND metric_date BETWEEN %(period_start)s AND %(as_of)s")  # fmt: skip
+    header = '-- Test: weekly\n-- From: 2025-01-13\n-- Expect 2025-01-18: none\n-- Expect 2025-01-19: {"plays": 3}\n'
+    shop.write("tests/w.sql", header + PLAYED)
+    passes(shop)
+    replace_in(shop, "tests/w.sql", "18: none", '18: {"plays": 3}')
+    assert failures(shop) == [
+        "sql/tests/w.sql:3: 2025-01-18 is not the last day of a period of weekly; its period ends on 2025-01-19"
+    ]
+
+
 # --- what cannot be tested --------------------------------------------------------------------------------------------
 
 

@@ -45,8 +45,8 @@ class Reads:
 
     metrics: dict[str, Token] = field(default_factory=dict)
     unclear: list[Unclear] = field(default_factory=list)
-    tables: dict[Table, Token] = field(default_factory=dict)  # names in lower case; those that are written are not here
-    functions: dict[str, Token] = field(default_factory=dict)  # in lower case, the server's own among them
+    tables: dict[Table, Token] = field(default_factory=dict)  # in lower case; one that is written is not among them
+    functions: dict[Table, Token] = field(default_factory=dict)  # in lower case, with those of the server
 
 
 def reads_of(statements: Iterable[Statement]) -> Reads:
@@ -59,9 +59,9 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
             if i in in_table_place and i != statement.target_at:
                 table = table_at(code, i)
                 if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
-                    found.tables.setdefault(Table(table.schema.lower(), table.name.lower()), token)
+                    found.tables.setdefault(table.lower(), token)
             if words[i + 1] == "(" and token.name:
-                found.functions.setdefault(token.name, token)
+                found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
             query = _Query(statement, in_table_place, mentions)
@@ -80,19 +80,24 @@ class Behind(NamedTuple):
     tables: set[Table]  # names in lower case
 
 
-def named_in(definition: str) -> tuple[set[Table], set[str]]:
-    """Return the tables and the functions that the definition of a view or a stored function names, in lower case."""
+def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
+    """Return the tables and the functions, in lower case, that the definition of a view or stored function names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
-    found = (table_at(code, i) for i in tables(code, words))
-    called = {token.name for i, token in enumerate(code) if token.name and words[i + 1] == "("}
-    return {Table(table.schema.lower(), table.name.lower()) for table in found}, called
+    schema = name.rpartition(".")[0]  # where what is named without one lies
+
+    def found(places: Iterable[int]) -> set[Table]:
+        names = (table_at(code, i).lower() for i in places)
+        return {Table(each.schema or schema, each.name) for each in names}
+
+    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and words[i + 1] == "(")
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
-    """Return what views and stored functions read, by name in lower case; a definition is "" if it is unreadable."""
-    named = {name: named_in(text) for name, text in definitions.items() if name not in METRICS_VIEWS}
-    inner = {name: named.keys() & ({t.name for t in found} | called) for name, (found, called) in named.items()}
+    """Return what views and stored functions read, by name as in `definitions`; one that is "" is unreadable."""
+    ours = {name for name in definitions if name.rpartition(".")[2] in METRICS_VIEWS}  # they are read by name
+    named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
+    inner = {name: named.keys() & {str(each) for each in found | called} for name, (found, called) in named.items()}
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -108,10 +113,10 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
 
 
 def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[str]:
-    """Return what is reached from some names; one of them only if a way leads back to it."""
+    """Return what is reached from some names in a graph; one of these names only if a way leads back to it."""
     found: set[str] = set()
     new = set(start)
-    while new:
+    while new and len(found) < len(graph):  # in a graph that is dense the first step finds all
         new = set().union(*(graph.get(name, ()) for name in new)) - found
         found |= new
     return found

@@ -64,6 +64,12 @@ class Table(NamedTuple):
         schemas = {self.schema.lower(), other.schema.lower()} - {""}
         return self.name.lower() == other.name.lower() and len(schemas) < 2
 
+    def lower(self) -> Table:
+        return Table(self.schema.lower(), self.name.lower())
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -195,6 +201,21 @@ def outermost(words: Iterable[str]) -> Iterator[int]:
         depth += (word == "(") - (word == ")")
         if depth <= 0 and word != ")":
             yield i
+
+
+def items(tokens: Iterable[Token]) -> list[list[Token]]:
+    """Return what commas separate outside of parentheses, up to a closing parenthesis that nothing has opened."""
+    found: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.text == "(") - (token.text == ")")
+        if depth < 0:
+            break
+        if token.text == "," and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
 
 
 def unquoted(token: Token) -> str:
