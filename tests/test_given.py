@@ -13,10 +13,10 @@ import pytest
 from config.database import load_settings
 from demo import game
 from src.db_manager import DatabaseManager
-from src.metric_file.given import read_test
+from src.metric_file.given import load_tests, read_test
 from src.server.interruption import Interruption
 from src.storage.scratch import scratch_database
-from tests.conftest import Database, Project, refusal
+from tests.conftest import ROOT, Database, Project, refusal
 from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
@@ -86,12 +86,20 @@ def test_every_shipped_metric_has_a_test_and_passes_it(shop: Project) -> None:
     shop.write_shipped()
     done = shop.list("--test")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    tested = {line.split(": ")[1] for path in (shop.folder / "sql" / "tests").iterdir()
-              for line in path.read_text().splitlines() if line.startswith("-- Test: ")}  # fmt: skip
+    tested = {test.metric for test in load_tests(shop.folder / "sql")}
     listed = shop.list("--json")
     assert all(f'"metric": "{name}"' in listed.stdout for name in tested)
     assert listed.stdout.count('"metric": ') == len(tested)
     assert "misplaced" not in shop.list("--check", "--offline").stdout
+
+
+def test_the_patterns_of_periods_pass_their_tests(shop: Project) -> None:
+    folder = ROOT / "tests" / "periods"
+    shop.env |= {"METRICS_DIR": str(folder), "METRICS_TIMEZONE": "Asia/Taipei"}
+    done = shop.list("--test")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    tested = {test.metric for test in load_tests(folder)}
+    assert tested == {path.stem for path in folder.glob("*.sql")}
 
 
 def test_a_test_that_passes_is_a_line_and_leaves_no_row_and_no_database(revenue: Project) -> None:
