@@ -16,7 +16,7 @@ from src.db_manager import DatabaseManager
 from src.metric_file.given import load_tests, read_test
 from src.server.interruption import Interruption
 from src.storage.scratch import scratch_database
-from tests.conftest import ROOT, Database, Project, refusal
+from tests.conftest import ROOT, Database, Project
 from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
@@ -397,13 +397,6 @@ def test_without_a_test_nothing_can_run(shop: Project) -> None:
     done = shop.list("--test")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there are no tests" in done.stderr
-
-
-def test_options_that_make_no_sense_with_a_test_are_refused(once: None) -> None:
-    from list_metrics import parse_arguments
-
-    assert "exclude each other" in refusal(parse_arguments, ["--test", "x", "--check"])
-    assert "neither --initial nor --json" in refusal(parse_arguments, ["--test", "--json"])
 
 
 @pytest.fixture
