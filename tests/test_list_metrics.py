@@ -123,7 +123,8 @@ def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
     [
         (["--offline"], "--offline goes with --check"),
         (["--status", "--max-age", "x"], "'x' is not a number"),
-        (["--check", "--status"], "--check, --sql, --status and --html exclude each other"),
+        (["--check", "--test"], "--check, --test, --sql, --status and --html exclude each other"),
+        (["--test", "--json"], "--test takes neither --initial nor --json"),
         (["--sql", "a", DAY, DAY], "--sql takes a NAME and at most one DATE"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Literal
 from config.database import DATE_PARAMETERS
 from src.errors import MetricFileError
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
+from src.metric_file.given import FOLDER as TESTS
 from src.metric_file.header import HeaderLine, nearest_key
 from src.metric_file.period import parse_final_after, parse_period, parse_running
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, outermost, place, unquoted
@@ -104,7 +105,7 @@ def check_catalog(
 
 def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
-    root, looked_into = folder.name, {folder, *(folder / mode.value for mode in Mode)}
+    root, looked_into = folder.name, {folder, folder / TESTS, *(folder / mode.value for mode in Mode)}
     found = []
     for path in folder.rglob("*.[sS][qQ][lL]"):
         if path.parent not in looked_into or not (path.exists() or path.name.startswith(".")):  # an editor's lock
