@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""List the metrics in run order, check their files, print their SQL, show what is stored. Changes no data."""
+"""List the metrics in run order, check and test their files, print their SQL, show what is stored. Changes no data."""
 
 from __future__ import annotations
 
-from src.cli import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
+from src.cli import VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
@@ -25,9 +25,10 @@ from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
 from src.display.values import lines_of, plain
-from src.errors import DatabaseError, MetricsError, SettingsError, UsageError
+from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, UsageError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
+from src.metric_file.given import load_tests
 from src.metric_file.server_checks import (
     ask_server,
     hidden_tables,
@@ -37,9 +38,12 @@ from src.metric_file.server_checks import (
     wrong_engines,
 )
 from src.metric_file.step import Parameters, Step
+from src.metric_tests import Tester, select_tests
 from src.running.plan import batch_of
+from src.server.interruption import Interruption
 from src.sql_loader import EVERY_METRIC, load_catalog, matching, select
 from src.storage.overview import Overview
+from src.storage.scratch import drop_old_ones
 from src.storage.store import MetricStore
 from src.wording import count, listed, printable
 
@@ -51,6 +55,7 @@ examples:
   python list_metrics.py --initial                what the initial load executes
   python list_metrics.py --check                  every rule on every file, and EXPLAIN by the server
   python list_metrics.py --check --offline        the same without a database
+  python list_metrics.py --test                   the tests in tests/ below METRICS_DIR, in a scratch database
   python list_metrics.py --sql total_revenue 2025-01-15    the statements as they are sent
   python list_metrics.py --status                 what is final, what is due and why
   python list_metrics.py --status --max-age 1     as a probe: only metrics with a problem, exit 1 if there is one
@@ -58,7 +63,8 @@ examples:
   python list_metrics.py --html money.html --tag money     the same of some metrics
   python list_metrics.py --values 'total_*' 2025-01-01 2025-01-31    the stored values, also with --csv or --json
 
-exit codes: 0 all well, 1 a file has an error or a metric a problem, 2 the question could not be answered
+exit codes: 0 all well, 1 a file has an error, a metric a problem, or a test failed, 2 the question could not be
+answered; with --test also 129, 130 and 143: interrupted
 """
 
 
@@ -69,6 +75,7 @@ class ListArguments:
     initial: bool = False
     check: bool = False
     offline: bool = False
+    test: Sequence[str] | None = None  # names; none of them: all tests
     sql: Sequence[str] | None = None
     status: bool = False
     max_age: int | None = None
@@ -154,6 +161,25 @@ class Listing:
                    f"{count(len(problems) - errors, 'warning')}.")  # fmt: skip
         return _exit_code(problems)
 
+    def test(self, patterns: Sequence[str]) -> int:
+        """Run the tests of some metrics, or all, and print a line for each; 1 if one failed."""
+        tests = select_tests(load_tests(self.settings.metrics_dir), patterns)
+        interruption = Interruption()
+        interruption.listen()
+        on_signals(lambda number, frame: None)
+        failed = 0
+        with closing(DatabaseManager(self.settings)) as real:  # which no signal ends: it drops the scratch databases
+            real.connect()
+            drop_old_ones(real)
+            tester = Tester(self.settings, self.catalog, self.zone, real, interruption)
+            for test in tests:
+                failures = tester.failures(test)
+                failed += bool(failures)
+                for line in failures or [f"ok {test.path}: {test.description or test.metric}"]:
+                    write_line(line)
+        write_line(f"{count(len(tests), 'test')}: {len(tests) - failed:,} passed, {failed:,} failed.")
+        return PROBLEMS if failed else OK
+
     def print_sql(self, words: Sequence[str]) -> int:
         """Print the statements of a metric, and of the helpers that it needs, exactly as they are sent for a date.
 
@@ -181,15 +207,17 @@ class Listing:
             write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
-            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
+            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms")
             rows = []
             for state in shown:
                 cells = state.cells
                 known = (cells.newest, cells.newest_final, f"{cells.counts['final']:,}", f"{len(cells.waiting):,}",
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
-                remarks = "; ".join(state.remarks(self.today, max_age))
-                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_text(table([head, *rows]))
+                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known)))
+            lines = table([head, *rows]).split("\n")
+            write_text("\n".join(lines[:2]))
+            for state, line in zip(shown, lines[2:], strict=True):  # why not: below, for it may be long
+                write_text("\n    ".join([line, *map(printable, state.remarks(self.today, max_age))]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:
@@ -316,6 +344,10 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--check", action="store_true", help="every rule on every file, and EXPLAIN by the server")
     parser.add_argument("--offline", action="store_true", help="with --check: do not connect")
     parser.add_argument(
+        "--test", nargs="*", metavar="NAME", help="run the tests of these metrics (default: all), each in a database "
+        "of its own, which is dropped"
+    )
+    parser.add_argument(
         "--sql", nargs="+", metavar=("NAME", "DATE"), help="its SQL as sent for DATE (default: yesterday)"
     )
     parser.add_argument("--status", action="store_true", help="what is stored of each metric, and its problems")
@@ -335,8 +367,12 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
     arguments = ListArguments(**vars(parser.parse_args(argv)))
-    if sum(map(bool, (arguments.check, arguments.sql, arguments.status, arguments.html, arguments.values))) > 1:
-        parser.error("--check, --sql, --status, --html and --values exclude each other")
+    tests = arguments.test is not None
+    answers = (arguments.check, tests, arguments.sql, arguments.status, arguments.html, arguments.values)
+    if sum(map(bool, answers)) > 1:
+        parser.error("--check, --test, --sql, --status, --html and --values exclude each other")
+    if tests and (arguments.initial or arguments.json):
+        parser.error("--test takes neither --initial nor --json")
     if (arguments.metric or arguments.tag) and not arguments.html:
         parser.error("--metric and --tag go with --html")
     if arguments.csv and (arguments.json or not arguments.values):
@@ -365,6 +401,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         listing = Listing(arguments, settings)
         if arguments.check:
             return listing.check()
+        if arguments.test is not None:
+            return listing.test(arguments.test)
         if arguments.sql:
             return listing.print_sql(arguments.sql)
         if arguments.status:
@@ -374,6 +412,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         if arguments.values:
             return listing.values(arguments.values)
         return listing.files()
+    except Interrupted as error:
+        log.error("%s", error)
+        return 128 + error.number
     except MetricsError as error:
         for line in str(error).splitlines():
             log.error("%s", line)

@@ -113,7 +113,7 @@ class DatabaseManager:
         """Run a query; yield its column names, and its rows as they arrive. A block that raises ends the connection."""
         with self._cursor(SSCursor) as cursor:
             cursor.execute(sql, args)
-            yield [column[0] for column in cursor.description], iter(cursor.fetchone, None)
+            yield [column[0] for column in cursor.description or ()], iter(cursor.fetchone, None)
             self.warnings = cursor.warning_count
 
     @contextmanager

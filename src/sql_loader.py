@@ -172,6 +172,10 @@ class Catalog:
         for table, token in self.tables_read(file):
             for name in self.writers_of(table):
                 found.setdefault(name, token)
+        for table, token in file.reads.updated.items():
+            for name in self.writers_of(table):
+                if name != file.name:
+                    found.setdefault(name, token)
         return found
 
     def tables_read(self, file: MetricFile) -> list[tuple[Table, Token]]:

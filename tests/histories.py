@@ -594,9 +594,14 @@ class World:
         return found
 
     def inputs(self, name: str) -> set[str]:
-        """Return all names that one reads, directly or through others; what a deleted file read is not known."""
-        reads = {other: metric.reads for other, metric in self.metrics.items()}
-        return closure(reads | {other: {*reads} for other, how in self.missing.items() if how == "deleted"}, name)
+        """Return all names that one reads, directly or through others.
+
+        What a deleted metric has read is not known, nor that a table was filled by a deleted helper.
+        """
+        deleted = {other for other, how in self.missing.items() if how == "deleted"}
+        helpers = {other for other in deleted if other[0] == "h"}
+        reads = {other: metric.reads - helpers for other, metric in self.metrics.items()}
+        return closure(reads | {other: {*reads} for other in deleted}, name)
 
     def is_stuck(self, cell: Cell) -> bool:
         """Tell whether a cell fails, or depends on one of its date that fails; yesterday may be all or nothing."""
@@ -660,7 +665,8 @@ class World:
         def due_below(cell: Cell) -> Cell | None:
             if cell not in below:
                 below[cell] = None
-                read = self.journal[cell].rows if cell in states else ()
+                is_known = cell in states and not (cell[0][0] == "h" and self.missing.get(cell[0]) == "deleted")
+                read = self.journal[cell].rows if is_known else ()
                 below[cell] = next(filter(None, (each if each in due else due_below(each) for each in read)), None)
             return below[cell]
 

@@ -135,12 +135,14 @@ def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
     [
         (["--offline"], "--offline goes with --check"),
         (["--status", "--max-age", "x"], "'x' is not a number"),
-        (["--check", "--status"], "--check, --sql, --status, --html and --values exclude each other"),
+        (["--check", "--status"], "--check, --test, --sql, --status, --html and --values exclude each other"),
         (["--status", "--tag", "money"], "--metric and --tag go with --html"),
         (["--status", "--csv"], "--csv goes with --values, and without --json"),
         (["--values", "m", "--csv", "--json"], "--csv goes with --values, and without --json"),
         (["--values", DAY], "--values takes names, and at most a START and an END"),
         (["--values", "m", DAY, DAY, DAY], "--values takes names, and at most a START and an END"),
+        (["--check", "--test"], "--check, --test, --sql, --status, --html and --values exclude each other"),
+        (["--test", "--json"], "--test takes neither --initial nor --json"),
         (["--sql", "a", DAY, DAY], "--sql takes a NAME and at most one DATE"),
     ],
 )

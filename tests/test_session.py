@@ -109,6 +109,11 @@ def test_what_the_rules_warn_of_is_what_the_server_does(
             assert (names, list(rows)) == (columns, [row])
 
 
+def test_a_statement_that_returns_no_table_has_no_columns_and_no_rows(project: Project) -> None:
+    with connected(project) as manager, manager.select("DO 1") as (columns, rows):
+        assert (columns, list(rows)) == ([], [])
+
+
 SECONDS = "TIMESTAMPDIFF(SECOND, '1970-01-01', {})"
 FLOATS = "CREATE TABLE prices (price FLOAT); INSERT INTO prices VALUES (19.99), (0.10), (0.20), (1662.99)"
 

@@ -503,8 +503,8 @@ def test_what_is_unclear_is_told_with_the_line_that_says_it(tmp_path: Path) -> N
 def test_a_name_with_neither_file_nor_rows_is_an_error_and_one_with_rows_alone_a_warning(tmp_path: Path) -> None:
     read = "metrics IN ('usres', 'gone', 'off', 'users')"
     text = f"-- Description: d\nSELECT %(metric_date)s AS n FROM bi_metrics WHERE {read}"
-    query = f"-- Description: d\n{QUERY}"
-    files = {"9_x.sql": text, "1_users.sql": query, "_off.sql": query, "8_y.sql": f"-- Reads: zzz\n{query}"}
+    fine = f"-- Description: d\n{QUERY}"
+    files = {"9_x.sql": text, "1_users.sql": fine, "_off.sql": fine, "8_y.sql": f"-- Reads: zzz\n{fine}"}
     assert problems(tmp_path, files) == []  # nobody has asked the server
     found = problems(tmp_path, {}, stored=["gone", "users"])
     assert [(each.file, each.line, each.column, each.severity, each.rule) for each in found] == [

@@ -234,6 +234,8 @@ WORK = "DELETE FROM w; INSERT INTO w SELECT * FROM t WHERE d = %(metric_date)s"
         ("SELECT h.a, h AS h FROM t", ""),
         ("CREATE TEMPORARY TABLE h (n INT); SELECT 1 FROM h", ""),
         ("SELECT 1 FROM w", "w"),
+        ("UPDATE h SET n = 1; UPDATE x SET n = 2", "h"),  # what is updated was there before
+        ("DELETE FROM h; REPLACE INTO h SELECT 1; INSERT INTO x SELECT 1", ""),
     ],
 )
 def test_a_file_reads_metrics_by_name_and_helpers_by_their_tables(text: str, expected: str, tmp_path: Path) -> None:

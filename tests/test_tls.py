@@ -323,6 +323,7 @@ def elsewhere() -> str:
 
 CLEAR = [_switch(b"mysql_clear_password", b"")]
 DIALOG = [_switch(b"dialog", b"\x04Password: ")]
+LOGGED_IN = b"\0\0\0\2\0\0\0"
 QUICK, FULL, KEY = b"\x01\x03", b"\x01\x04", b"\x01-----BEGIN PUBLIC KEY-----\n"
 # name of the method in the greeting, what the server says next, how the message calls what it asks for
 STRANGERS = {
@@ -397,7 +398,7 @@ def test_a_server_on_this_host_may_ask_for_the_password_within_tls(
 def test_what_only_proves_the_password_works_with_any_server(
     target: Target, tmp_path: Path, elsewhere: str, mode: str, greets: bytes, replies: list[bytes]
 ) -> None:
-    with _rogue(target, *replies, b"\0\0\0\2\0\0\0", greets=greets, host=elsewhere) as server:
+    with _rogue(target, *replies, LOGGED_IN, greets=greets, host=elsewhere) as server:
         env = target.env(mode, DB_HOST=elsewhere, DB_PORT=str(server.port), DB_PASSWORD=SECRET)
         manager = DatabaseManager(load_settings(tmp_path, env))
         with closing(manager), pytest.raises(DatabaseError, match="Lost connection"):

@@ -73,7 +73,7 @@ class Reporter:
         on = f" on {dates:,} dates" if dates > 1 else ""
         metrics, helpers = result.batch.metrics, result.batch.helpers
         what = count(len(metrics), "metric") if metrics or not helpers else count(len(helpers), "helper")
-        line = f"{result.batch.label}  {what}{on}: {kinds or 'no rows'}"
+        line = f"{result.batch.label}  {what}{on}" + (f": {kinds or 'no rows'}" if metrics else "")
         if result.not_run:
             line += f"; without {listed(sorted(result.not_run))}"
         if result.reopened:

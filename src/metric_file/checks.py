@@ -14,6 +14,7 @@ from typing import Literal
 from config.database import DATE_PARAMETERS
 from src.errors import MetricFileError
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
+from src.metric_file.given import FOLDER as TESTS
 from src.metric_file.header import HeaderLine, nearest_key
 from src.metric_file.period import parse_final_after, parse_period, parse_running
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, outermost, place, unquoted
@@ -104,7 +105,7 @@ def check_catalog(
 
 def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
-    root, looked_into = folder.name, {folder, *(folder / mode.value for mode in Mode)}
+    root, looked_into = folder.name, {folder, folder / TESTS, *(folder / mode.value for mode in Mode)}
     found = []
     for path in folder.rglob("*.[sS][qQ][lL]"):
         if path.parent not in looked_into or not (path.exists() or path.name.startswith(".")):  # an editor's lock
@@ -503,7 +504,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
     for i, token in enumerate(statement.code):
         name = token.name
-        if token.text == "\\" and words[i + 1] != "N":
+        if token.text == "\\":
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
             yield i, f"{words[i]}: the run relies on a lock of its own; remove it"

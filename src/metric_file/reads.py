@@ -25,6 +25,7 @@ _CONDITION_ENDS = _ENDS | _JOINS | {"ON", "USING", ","}
 _NO_ALIAS = _CONDITION_ENDS | _JOIN_KINDS | {"USE", "FORCE", "IGNORE", "PARTITION", ""}
 _AND = ("AND", "&&")
 _OR = {"OR", "XOR", "||"}
+_NOT_IN_TERMS = _OR | {"SELECT", "CASE", "{"}  # an AND inside CASE ... END or {x ...} separates no terms
 _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
@@ -46,6 +47,7 @@ class Reads:
     metrics: dict[str, Token] = field(default_factory=dict)
     unclear: list[Unclear] = field(default_factory=list)
     tables: dict[Table, Token] = field(default_factory=dict)  # in lower case; one that is written is not among them
+    updated: dict[Table, Token] = field(default_factory=dict)  # by an UPDATE, which needs rows that are there
     functions: dict[Table, Token] = field(default_factory=dict)  # in lower case, with those of the server
 
 
@@ -55,6 +57,8 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
     for statement in statements:
         code, words = statement.code, statement.words
         in_table_place = set(tables(code, words))
+        if statement.verb == "UPDATE" and statement.target_at is not None:
+            found.updated.setdefault(table_at(code, statement.target_at).lower(), code[statement.target_at])
         for i, token in enumerate(code):
             if i in in_table_place and i != statement.target_at:
                 table = table_at(code, i)
@@ -194,6 +198,8 @@ class _Query:
             return {}, [Unclear(self.code[i], "some servers run the /*! */ comment of its statement, some do not")]
         if either := [j for j in block[heads[1] :] if self.words[j] in _OR]:
             return {}, [Unclear(self.code[either[0]], "an OR that is not in parentheses")]
+        if ":=" in self.words[block[heads[1]] : block[-1]]:  # it takes an AND behind it, and may see every row
+            return {}, [Unclear(self.code[i], "a := behind FROM")]
         owner = self._names_of_table(block, words, at)
         names: dict[str, Token] = {}
         for condition in self._conditions(block, words, at):
@@ -237,7 +243,7 @@ class _Query:
         todo = [condition]
         while todo:
             part = todo.pop()
-            if any(self.words[i] in _OR or self.words[i] in ("CASE", "SELECT") for i in part):
+            if not _NOT_IN_TERMS.isdisjoint(self.words[i] for i in part):
                 continue
             terms: list[list[int]] = [[]]
             betweens, in_interval = 0, False  # their AND separates no terms

@@ -17,6 +17,8 @@ WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 _TOKEN = re.compile(
     r"""
     (?P<blank>      [ \t\r\n\f\v]+ )
+  | (?P<number>     (?<!\.) [0-9]+ (?: \.[0-9]* (?:[eE][+-]?[0-9]+)? | [eE][+-]?[0-9]+ )  # 1.5OR 2 is 1.5 OR 2
+                  | (?<![\w$`]) \.[0-9]+ (?:[eE][+-]?[0-9]+)? )
   | (?P<word>       [\w$]+ )
   | (?P<comment>    --(?=[\x00-\x20\x7f]|\Z)[^\n]* | \#[^\n]* | /\*(?!M?!|\+).*?\*/ )  # two dashes need a blank behind
   | (?P<open>       /\*(?:M?!(?:[0-9]{5,6})?|\+) )  # the server executes what is inside; a hint is /*+
@@ -29,6 +31,7 @@ _TOKEN = re.compile(
   | (?P<parameter>  %\([0-9A-Za-z_]+\)s )
   | (?P<percent>    %% )
   | (?P<end>        ; )
+  | (?P<null>       \\N )
   | (?P<operator>   <=>|->>|[<>!:]=|<>|<<|>>|->|&&|\|\||. )
     """,
     re.DOTALL | re.VERBOSE,

@@ -13,9 +13,11 @@ from pymysql.protocol import MysqlPacket
 
 from src.errors import DatabaseError
 
-NEEDS_CRYPTOGRAPHY = (
-    "caching_sha2_password over TCP needs TLS; set DB_SSL_MODE=required, or verify-ca to know who answers"
-)
+_WITHOUT_PACKAGE = {
+    "cryptography": "caching_sha2_password over TCP needs TLS; set DB_SSL_MODE=required, or verify-ca to know who "
+    "answers",
+    "pynacl": "client_ed25519 needs a package more: pip install PyNaCl",
+}
 # Ways of authentication that show knowledge of the password and keep it here. caching_sha2_password is one of them
 # until its server asks for "full authentication".
 _PROOFS = frozenset({b"mysql_native_password", b"caching_sha2_password", b"client_ed25519"})
@@ -46,10 +48,10 @@ class CautiousConnection(Connection):
         """Log in over a connected socket. Raises what the driver raises, and DatabaseError for what it trips over."""
         try:
             super().connect(sock)
-        except RuntimeError as error:  # a package is missing
-            cure = "client_ed25519 needs a package more: pip install PyNaCl" if "nacl" in str(error) else ""
-            raise DatabaseError(2061, cure or NEEDS_CRYPTOGRAPHY) from error
-        except (ValueError, LookupError, AttributeError, NameError, struct.error) as error:
+        except (RuntimeError, ValueError, LookupError, AttributeError, NameError, struct.error) as error:
+            for package, cure in _WITHOUT_PACKAGE.items():
+                if package in str(error):
+                    raise DatabaseError(2061, cure) from error
             said = f"no MySQL or MariaDB server answers like this ({error}); check DB_HOST and DB_PORT"
             raise DatabaseError(2012, said) from error
 
