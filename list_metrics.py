@@ -299,7 +299,7 @@ class Listing:
         if self.arguments.csv:
             csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         elif lines:
-            write_text(table([[printable(cell) for cell in row] for row in rows], fit=True))
+            write_text(table(rows, fit=True))
         else:
             write_line(f"No value of {listed(sorted(names))} from {start} to {end}.")
         return OK
