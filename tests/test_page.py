@@ -327,6 +327,18 @@ def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) 
     assert tab.locator("#tip").inner_text().split("\n") == ["Week to 2026-11-08", "4,978"]
 
 
+def test_what_cannot_be_one_line_for_each_value_is_shown_as_without_dimensions(show: Open) -> None:
+    twice = {1: json.dumps([{"country": "US", "os": "a", "n": 5}, {"country": "US", "os": "b", "n": 7}])}
+    tab = show(page_of(
+        metric("twice", "ranking", twice, header=["Dimensions: country"]),
+        metric("no_such_field", "ranking", twice, header=["Dimensions: land"]),
+        metric("both", "ranking", twice, header=["Dimensions: country, os"]),
+    ))  # fmt: skip
+    assert [card(tab, name).locator(".plot").count() for name in ("twice", "no_such_field", "both")] == [0, 0, 1]
+    assert table(card(tab, "twice"))[1] == ["2", "US", "b", "7"]
+    assert card(tab, "both").locator(".legend li").all_inner_texts() == ["US / b 7", "US / a 5"]
+
+
 @pytest.mark.parametrize("name", ["total_revenue", "user_activity", "plays_by_hour"])
 def test_the_pointer_on_a_chart_shows_the_date_and_the_values(show: Open, name: str) -> None:
     tab = show(REAL)
