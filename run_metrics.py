@@ -19,9 +19,9 @@ from datetime import date
 from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
-from src.dates import ONE_DAY, business_zone, day_at, span, today_in
+from src.dates import ONE_DAY, business_zone, date_range, day_at, span, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, set_log_level, write_line
+from src.display.log import as_json, configure_log, log, set_log_level, write_line, write_text
 from src.display.on_end import run_on_end
 from src.display.repairs import older_sql_lines, repair_lines, vanished_lines
 from src.display.reporting import Reporter, RunSummary
@@ -29,7 +29,14 @@ from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
@@ -43,6 +50,7 @@ from src.running.plan import (
     dates_asked_for,
     due_batch,
     lookback_batches,
+    running_batches,
 )
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
@@ -103,6 +111,7 @@ class Run:
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
+        self.parameters = replace(self.parameters, today=self.today)
         self.runner.open(self.catalog, self.parameters, self.today)
         try:
             if self.arguments.verify:
@@ -128,12 +137,17 @@ class Run:
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, those that they need, and the initial files that may take their place."""
-        files = [*batch_of(self.catalog, self.arguments.mode, [self.today], self.names).files]
+        files = self._files_of(self.arguments.mode, self.names)
         if self.arguments.verify:
             at_once = select(self.catalog, Mode.INITIAL, self.arguments.metric)
-            files += batch_of(self.catalog, Mode.INITIAL, [self.today], [file.name for file in at_once]).files
+            files += self._files_of(Mode.INITIAL, [file.name for file in at_once])
         initial = self.catalog.initial_files
         return list(dict.fromkeys([*files, *(initial[file.name] for file in files if file.name in initial)]))
+
+    def _files_of(self, mode: Mode, names: Sequence[str]) -> list[MetricFile]:
+        """Return the files of names and of what they need, on whichever date they run."""
+        days = date_range(self.today - 366 * ONE_DAY, self.today)  # some period of each name ends there
+        return [*batch_of(self.catalog, mode, days, names, with_running=True).files]
 
     def _prepare(self, dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
@@ -156,7 +170,8 @@ class Run:
         )  # fmt: skip
         self._check_files()
         files = self._files_that_may_run()
-        _refuse([*wrong_engines(self.database, files), *hidden_tables(self.database, files)])
+        for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+            _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             _refuse(ask_server(self.database, steps)[0])
@@ -202,7 +217,7 @@ class Run:
                 return
 
     def _night(self, run: RunBatch) -> None:
-        """Run yesterday and today first, then look back, then compute what is due and nothing else."""
+        """Run yesterday, today and the periods that run, then look back, then compute what is due and nothing else."""
         yesterday = self.today - ONE_DAY
         left_out: set[tuple[str, date]] = set()
         tried: set[date] = set()
@@ -216,8 +231,11 @@ class Run:
             left_out.update((name, day) for name in result.not_run)
             return not self.database.is_lost()
 
-        if not (done(self._batch([yesterday])) and done(self._batch([self.today]))):
-            return
+        goes_on = self.settings.metrics_on_failure == "metric"
+        days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
+        for batch in [*days, *running_batches(self.catalog, self.names, self.today, goes_on)]:
+            if batch.files and not done(batch):
+                return
         first = self.store.first_dates(self.catalog.nightly)
         lookback = self.settings.metrics_lookback_days
         for batch in lookback_batches(self.catalog, self.names, self.today, lookback, first):
@@ -230,7 +248,9 @@ class Run:
 
     def _batch(self, days: Sequence[date]) -> Batch:
         goes_on = self.settings.metrics_on_failure == "metric"
-        return batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on)
+        with_running = self.arguments.initial and days[-1] == self.today
+        batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running)
+        return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names))
 
     def _due(self) -> list[DueCell]:
         """Return the due cells of the names that this run is for."""
@@ -268,7 +288,7 @@ class Run:
         results = self.runner.dry_run(work)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
-            write_line(as_json([asdict(change) for change in changes]))
+            write_text(as_json([asdict(change) for change in changes]))
         else:
             self.reporter.dry_run(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
@@ -279,12 +299,12 @@ class Run:
         if not both:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
         first = batch_of(self.catalog, Mode.INITIAL, dates, both)
-        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates[:1], both)
+        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates, both)
         verdict = self.runner.verify(replace(first, if_needed=frozenset()), by_date.files)
         if self.arguments.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
             different = [asdict(change) for change in verdict.different]
-            write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
+            write_text(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
         else:
             self.reporter.verdict(verdict)
         if verdict.different:
@@ -326,10 +346,12 @@ class Run:
         except DatabaseError as error:
             log.warning("could not look for what is due: %s", error)
             return
+        periods = {name: each.period for name, each in catalog.nightly.items()}
+        summary.periods = periods
         for line in (
-            *repair_lines("missing", summary.missing, list(catalog.nightly)),
-            *repair_lines("to be computed again", summary.reopened, list(catalog.nightly)),
-            *repair_lines("reopened, and too old for nights", summary.too_old, list(catalog.nightly)),
+            *repair_lines("missing", summary.missing, periods),
+            *repair_lines("to be computed again", summary.reopened, periods),
+            *repair_lines("reopened, and too old for nights", summary.too_old, periods),
             *vanished_lines(summary.vanished),
             *older_sql_lines(summary.older_sql),
         ):

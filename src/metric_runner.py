@@ -139,8 +139,10 @@ class MetricRunner:
 
         def work() -> dict[Cell, StoredRow]:
             for batch in batches:
-                self._computation.compute(batch, starts_anew=batch.dates[0] == of.dates[0])
-            return {(name, day): row for name, day, row in self._store.rows(of.metrics, of.dates)}
+                first = {name for name, dates in batch.dates_of.items() if dates[:1] == of.dates_of.get(name, [])[:1]}
+                self._computation.compute(batch, starts_anew=first)
+            rows = self._store.rows({name: of.dates_of[name] for name in of.metrics})
+            return {(name, day): row for name, day, row in rows}
 
         return self._in_transaction(work, "the comparison", keep=False)
 
