@@ -109,7 +109,7 @@ demo() {
     .venv/bin/python run_metrics.py --initial
     say "python run_metrics.py"
     .venv/bin/python run_metrics.py
-    say "SELECT metrics, metric_date, value_list FROM bi_metrics, yesterday's rows:"
+    say "SELECT metrics, metric_date, value_list FROM bi_metrics, the newest complete rows:"
     .venv/bin/python -m demo show
     say "python list_metrics.py --status"
     .venv/bin/python list_metrics.py --status

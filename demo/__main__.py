@@ -60,10 +60,11 @@ def load() -> int:
 
 
 def show() -> int:
-    """Print the newest complete rows of bi_metrics, as a dashboard would read them."""
-    newest = "(SELECT MAX(metric_date) FROM bi_metrics) - INTERVAL 1 DAY"
-    query = f"SELECT metrics, metric_date, value_list FROM bi_metrics WHERE metric_date = {newest} ORDER BY id"
-    rows = [[_text(value) for value in row] for row in _execute(query)[1]]
+    """Print the newest complete row of each metric, as a dashboard would read it."""
+    shown = "SELECT metrics, metric_date, value_list FROM bi_metrics"
+    newest = "SELECT metrics, MAX(metric_date) FROM bi_metrics WHERE metric_date < CURDATE() GROUP BY metrics"
+    found = _execute(f"{shown} WHERE (metrics, metric_date) IN ({newest}) ORDER BY id")[1]
+    rows = [[_text(value) for value in row] for row in found]
     _print_columns([[*row, value if len(value) <= LONGEST_VALUE else value[:77] + "..."] for *row, value in rows])
     return 0
 

@@ -213,7 +213,8 @@ def test_show_prints_values_of_any_type(demo: Path) -> None:
     ):
         assert run(demo, "sql", f"CREATE OR REPLACE TABLE bi_metrics ({columns.format(column)})").returncode == 0
         assert run(demo, "show").stdout == "", "there is nothing yet"
-        rows = f"('m', '2025-01-14', {value}), ('m', '2025-01-15', {value})"
+        later = "(CURDATE() + INTERVAL 1 DAY)"
+        rows = f"('m', '2025-01-13', {value}), ('m', '2025-01-14', {value}), ('m', CURDATE(), 0), ('m', {later}, 0)"
         assert run(demo, "sql", f"INSERT INTO bi_metrics (metrics, metric_date, value_list) VALUES {rows}").stderr == ""
         assert run(demo, "show").stdout == f"m  2025-01-14  {shown}\n"
 

@@ -233,8 +233,8 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
     page = demo.folder / ".local/demo/page.html"
     assert done.stdout.splitlines()[-1] == f"==> The metrics as a page, for a browser: {page}"
     assert "total_revenue" in page.read_text()
-    shown = done.stdout.split("yesterday's rows:\n")[1]
-    for name in ("total_revenue", "plays_by_hour", "top_100_games_played", "arpu_last_30d"):
+    shown = done.stdout.split("the newest complete rows:\n")[1]
+    for name in ("total_revenue", "plays_by_hour", "top_100_games_played", "weekly_active_users", "monthly_revenue"):
         assert any(line.startswith(name) and "{" in line for line in shown.splitlines()), shown
     assert stat.S_IMODE(demo.env_file.stat().st_mode) == 0o600
 
