@@ -44,6 +44,7 @@ from src.running.plan import (
     due_batch,
     lookback_batches,
 )
+from src.running.readers import Readers
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
 from src.storage.store import DueCell, MetricStore
@@ -89,6 +90,8 @@ class Run:
         self.database = DatabaseManager(settings, interruption)
         self.store = MetricStore(self.database, self.zone, settings.metrics_mend_days)
         self.runner = MetricRunner(self.database, self.store, arguments.retries, arguments.wait)
+        readers = 0 if arguments.verify else settings.metrics_readers
+        self.readers = Readers(self.database, settings, readers, self.store.has_ended)
         self.summary = RunSummary(arguments)
 
     def start(self) -> int:
@@ -103,7 +106,7 @@ class Run:
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
-        self.runner.open(self.catalog, self.parameters, self.today)
+        self.runner.open(self.catalog, self.parameters, self.today, self.readers)
         try:
             if self.arguments.verify:
                 return self._verify(dates)
@@ -196,8 +199,10 @@ class Run:
 
     def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
         """Run the dates; the first that fails ends the run, unless --keep-going is given."""
-        for days in chunks(self.arguments, dates):
-            result = run(self._batch(days))
+        batches = [self._batch(days) for days in chunks(self.arguments, dates)]
+        self.runner.expect(batches)
+        for batch in batches:
+            result = run(batch)
             if (result.error and not self.arguments.keep_going) or self.database.is_lost():
                 return
 
@@ -295,6 +300,7 @@ class Run:
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)
         self.say_stopped()
+        self.readers.stop()
         self.database.interruption = Interruption()  # which no signal reaches: the first one is enough
         self.database.kill_lost_session()
 
@@ -438,6 +444,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         summary.fail(error)
         exit_code = A_DATE_FAILED
     if run is not None:
+        run.readers.stop()
         run.database.close()
     if not (arguments.dry_run or arguments.verify):
         run_id, seconds = run.runner.run_id if run is not None else None, round(time.monotonic() - clock, 3)

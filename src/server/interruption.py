@@ -22,6 +22,7 @@ class Interruption:
     def __init__(self) -> None:
         self.number = 0
         self._line: socket.socket | None = None
+        self._others: list[Interruption] = []
 
     def listen(self) -> None:
         """From now on, every signal that has a handler arrives here."""
@@ -32,10 +33,22 @@ class Interruption:
 
     def _hear(self, reader: socket.socket) -> None:
         while number := reader.recv(1):
-            self.number = number[0]
-            if self._line is not None:
-                with suppress(OSError):
-                    self._line.shutdown(socket.SHUT_RDWR)
+            self.stop(number[0])
+
+    def stop(self, number: int) -> None:
+        """Act as if the signal `number` had arrived. Any thread may call this."""
+        self.number = number
+        if (line := self._line) is not None:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        for other in self._others[:]:
+            other.stop(number)
+
+    def pass_on(self, other: Interruption) -> None:
+        """From now on, a signal arrives at `other` as well, which is that of another connection."""
+        self._others.append(other)
+        if self.number:
+            other.stop(self.number)
 
     def watch(self, line: socket.socket | None) -> None:
         """From now on, a signal ends this connection; a copy is kept, for the driver may close or wrap its own."""
