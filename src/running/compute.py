@@ -178,7 +178,7 @@ class Computation:
             if days > DATES_AHEAD:
                 return
             if each.dates[0] > batch.dates[-1]:
-                for file in each.files:
+                for file in reversed(each.files):
                     if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
                         yield from self._steps_of(file, each, before)
 
@@ -241,8 +241,9 @@ class Computation:
             self._look_at_insert(step, rows_of_metrics, before)
         for sql in step.cleanup:  # what a file leaves behind would be read by the next one
             self._db.execute(sql)
+        by_whom = " by a reader" if milliseconds else ""
         milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
-        log.info("%s %s: %s ms", step.label, step.file.path, milliseconds)
+        log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
         return StepResult(step, milliseconds, rows_of_others > 0)
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:

@@ -100,7 +100,9 @@ class Readers:
             self._session = self._db.connection_id
         if self._paths is None:
             self._paths = plain_files(self._catalog, self._db)
-        now = sorted(filter(lambda step: self.may_run(step.file), steps), key=lambda step: not step.file.is_set_based)
+        # Readers begin at the end, where the writer comes last, but with what takes longest.
+        now = [step for step in reversed(steps) if self.may_run(step.file)]
+        now.sort(key=lambda step: not step.file.is_set_based)
         ended = (step for step in ahead if self._have_ended(step, moment) == {True})
         wanted = {_key(step): step for step in chain(now, ended)}
         with self._changed:
