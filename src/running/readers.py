@@ -32,12 +32,8 @@ log = logging.getLogger("bi_metrics")
 DATES_AHEAD = 4
 MOST_BYTES_AHEAD = 64_000_000
 STOP_SECONDS = 10  # for which the end of a thread is waited for
-# What these return depends on the connection, or they change something that lasts.
-SESSION_FUNCTIONS = frozenset({
-    "connection_id", "last_insert_id", "row_count", "found_rows", "get_lock", "release_lock", "release_all_locks",
-    "is_used_lock", "is_free_lock", "nextval", "lastval", "setval",
-})  # fmt: skip
-LOCKS_ROWS = frozenset({"FOR", "LOCK"})  # SELECT ... FOR UPDATE, LOCK IN SHARE MODE
+# What these return depends on the connection.
+SESSION_FUNCTIONS = frozenset({"connection_id", "last_insert_id", "row_count", "found_rows", "lastval"})
 NO_TABLES = frozenset({"dual", "json_table"})  # names that may stand where a table stands
 _SERVER = "SELECT @@server_id, @@hostname, @@port"
 
@@ -314,7 +310,6 @@ def _is_plain(file: MetricFile, catalog: Catalog, written: frozenset[str]) -> bo
     return (
         not names & (written | catalog.views.keys())
         and not reads.functions.keys() & (SESSION_FUNCTIONS | catalog.views.keys())
-        and LOCKS_ROWS.isdisjoint(words)
         and all(token.kind not in ("variable", "setting") for token in statement.code)
         and not any(words[i] == "." and words[i + 2] == "(" for i in range(len(words) - 2))  # other_schema.function()
     )
