@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -134,7 +134,7 @@ class DatabaseManager:
         it is gone at the end, a statement of the block has ended the transaction: StatementError 1305. After an error
         `left_behind` says in words what may be stored all the same; it is empty where nothing is.
         """
-        savepoint = f"bi_{secrets.token_hex(8)}"
+        savepoint = f"bi_{os.urandom(8).hex()}"
         self.left_behind = ""
         released = False
         try:

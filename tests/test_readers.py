@@ -345,6 +345,23 @@ def test_a_value_whose_select_began_before_its_date_ended_does_not_become_final(
     assert {dates[0] for (_, dates), text in new.items() if text != old[_, dates]} == {TODAY}
 
 
+def test_a_select_that_still_runs_when_its_date_is_tried_again_after_midnight_is_forgotten(plays: Project) -> None:
+    for number in range(2):
+        plays.write(f"{number}_m.sql", select("SELECT SLEEP(0.5) AS s, UUID() AS n, %(metric_date)s AS d"))
+    with at_readers(plays, ended=set()) as (readers, _, catalog):
+        now = [*steps(catalog, TODAY), *steps(catalog, TODAY)[:1]]
+        readers.ask(now, [], 1)
+        wait_until(lambda: readers._asked)
+        [(key, first)] = readers._asked.items()
+        readers.ask(now, [], 2)
+        assert key not in readers._asked
+        readers.done(first, ValueError("of the first try"))
+        assert key not in readers._done
+        wait_until(lambda: key in readers._asked)
+        readers.done(first, ValueError("of the first try"))
+        assert key not in readers._done
+
+
 # --- a retry ----------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 from collections.abc import Mapping
 
 LIMIT_SECONDS = 30.0
@@ -35,6 +34,8 @@ def run_on_end(command: str, outcome: Mapping[str, object], seconds: float = LIM
 
 def _run(command: str, outcome: Mapping[str, object], seconds: float) -> tuple[str, str]:
     """Return what went wrong, empty where nothing did, and what the command printed."""
+    import subprocess
+
     env: dict[str, str | bytes] = {name: value for name, value in os.environ.items() if name != "DB_PASSWORD"}
     for name in ("status", "exit_code", "error", "resume"):
         text = "" if outcome.get(name) is None else str(outcome[name])[:_LONGEST].replace("\0", " ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -82,7 +82,7 @@ class Computation:
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
-        self._blank_text = f"{BLANK} {secrets.token_hex(8)}"
+        self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: bool = False) -> BatchResult:
         """Compute the cells of a batch, and look at each row: nothing is taken on trust.

@@ -38,6 +38,7 @@ NO_TABLES = frozenset({"dual", "json_table"})  # names that may stand where a ta
 _SERVER = "SELECT @@server_id, @@hostname, @@port"
 
 Key = tuple[str, tuple[date, ...]]  # a file's path, and the dates of a step
+Asked = tuple[Step, int]  # and the server's time when it was asked for
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Readers:
         # All below belongs to whoever holds `_changed`.
         self._changed = threading.Condition()
         self._waiting: dict[Key, Step] = {}
-        self._asked: dict[Key, tuple[Step, int]] = {}  # those that run or are done, and when they were asked for
+        self._asked: dict[Key, Asked] = {}  # those that run or are done
         self._done: dict[Key, Ahead | BaseException | None] = {}  # None: the connection was lost
         self._size = 0  # of the values in `_done`
         self._is_stopping = False
@@ -153,23 +154,22 @@ class Readers:
 
     # --- for the threads ----------------------------------------------------------------------------------------------
 
-    def next(self) -> Step | None:
+    def next(self) -> Asked | None:
         """Wait for a step to compute; None if there will be none."""
         with self._changed:
             while not self._is_stopping:
                 if self._waiting and self._size < MOST_BYTES_AHEAD:
                     key = next(iter(self._waiting))
-                    step = self._waiting.pop(key)
-                    self._asked[key] = step, self._moment
-                    return step
+                    asked = self._asked[key] = self._waiting.pop(key), self._moment
+                    return asked
                 self._changed.wait()
         return None
 
-    def done(self, step: Step, result: Ahead | BaseException | None) -> None:
+    def done(self, asked: Asked, result: Ahead | BaseException | None) -> None:
         """Keep the result of a step, unless it is not wanted any more."""
         with self._changed:
-            key = _key(step)
-            if key in self._asked and self._asked[key][0] is step:
+            key = _key(asked[0])
+            if self._asked.get(key) is asked:
                 self._done[key] = result
                 self._size += result.selected.size if isinstance(result, Ahead) else 0
             self._changed.notify_all()
@@ -206,10 +206,8 @@ class _Reader(threading.Thread):
 
     def __init__(self, readers: Readers, settings: Settings, main: DatabaseManager, place: Row) -> None:
         super().__init__(daemon=True)
-        interruption = Interruption()
-        main.interruption.pass_on(interruption)
         # The lock shows which session is ours, so that no other one is killed.
-        self.database = DatabaseManager(settings, interruption, f"bi_metrics reader {os.urandom(8).hex()}")
+        self.database = DatabaseManager(settings, Interruption(), f"bi_metrics reader {os.urandom(8).hex()}")
         self.is_cut = False  # its session may still be at work in the server
         self._readers = readers
         self._has_locks = main.run_lock.is_held
@@ -217,8 +215,8 @@ class _Reader(threading.Thread):
 
     def run(self) -> None:
         try:
-            while self._connect_if_lost() and (step := self._readers.next()) is not None:
-                self._readers.done(step, self._compute(step))
+            while self._connect_if_lost() and (asked := self._readers.next()) is not None:
+                self._readers.done(asked, self._compute(asked[0]))
         except Interrupted:
             self.is_cut = True
         finally:

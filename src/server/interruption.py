@@ -22,7 +22,6 @@ class Interruption:
     def __init__(self) -> None:
         self.number = 0
         self._line: socket.socket | None = None
-        self._others: list[Interruption] = []
 
     def listen(self) -> None:
         """From now on, every signal that has a handler arrives here."""
@@ -41,14 +40,6 @@ class Interruption:
         if (line := self._line) is not None:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
-        for other in self._others[:]:
-            other.stop(number)
-
-    def pass_on(self, other: Interruption) -> None:
-        """From now on, a signal arrives at `other` as well, which is that of another connection."""
-        self._others.append(other)
-        if self.number:
-            other.stop(self.number)
 
     def watch(self, line: socket.socket | None) -> None:
         """From now on, a signal ends this connection; a copy is kept, for the driver may close or wrap its own."""
