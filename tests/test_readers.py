@@ -178,7 +178,7 @@ def _same_rows_with_any_number_of_readers(project: Project) -> None:
 @pytest.mark.slow
 def test_the_shipped_metrics_store_equal_rows_with_any_number_of_readers(project: Project) -> None:
     project.write_shipped()
-    project.env = {"METRICS_TIMEZONE": "UTC", "DB_TIME_ZONE": "+00:00"}
+    project.env = {"METRICS_TIMEZONE": "UTC", "DB_TIME_ZONE": "+00:00", "METRIC_PARAM_CUTOFF_DATE": "2024-12-20"}
     game.load(project.database.connection, date(2025, 1, 31), game.Size(users=300, games=110, days=40, plays=6_000))
     for words in (("2025-01-10", "2025-01-25"), ("--initial", "2025-01-10", "2025-01-25")):
         found = []
