@@ -192,7 +192,7 @@ def test_the_shipped_metrics_store_equal_rows_with_any_number_of_readers(project
 
 def test_files_of_one_plain_select_run_on_readers_and_no_others(plays: Project) -> None:
     plays.write("01_counts.sql", COUNTS)
-    plays.write("02_slow.sql", slow(0.3))  # meanwhile the readers take what they may
+    plays.write("02_slow.sql", metric_sql("slow", "SLEEP(0.5)"))  # meanwhile the readers take what they may
     plain = [FORMS[0], FORMS[1], FORMS[3], "SELECT DAY(%(metric_date)s) AS n"]
     for number, text in enumerate([*plain, *FORMS[4:], "SELECT CONNECTION_ID() AS n, %(metric_date)s AS d",
                                    "SELECT @@pseudo_thread_id AS n, %(metric_date)s AS d"], start=10):  # fmt: skip
@@ -205,7 +205,7 @@ def test_files_of_one_plain_select_run_on_readers_and_no_others(plays: Project) 
 
 
 def test_without_readers_there_is_one_connection(plays: Project) -> None:
-    plays.write("1_slow.sql", slow(0.1))
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(0.1)"))
     for number in range(2, 6):
         plays.write(f"{number}_m{number}.sql", select(FORMS[0]))
     before = _connections(plays)
@@ -219,7 +219,7 @@ def _connections(project: Project) -> int:
 
 
 def test_a_dry_run_uses_readers_and_a_comparison_of_both_ways_does_not(plays: Project) -> None:
-    plays.write("1_slow.sql", slow(0.1))
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(0.1)"))
     for number in range(2, 6):
         plays.write(f"{number}_m{number}.sql", select(FORMS[0]))
     ok(plays, "--verify", *DAYS)
@@ -236,7 +236,7 @@ def test_a_dry_run_uses_readers_and_a_comparison_of_both_ways_does_not(plays: Pr
 def helped(plays: Project) -> Project:
     """A helper that writes and then takes its time, so that a reader would have looked before its COMMIT."""
     plays.write("01_counts.sql", COUNTS)
-    plays.write("02_slow.sql", slow(0.3))
+    plays.write("02_slow.sql", metric_sql("slow", "SLEEP(0.3)"))
     return plays
 
 
@@ -273,7 +273,7 @@ def test_a_table_that_a_stored_function_of_another_file_writes_is_not_read_ahead
     plays.database.execute("CREATE TABLE noted (day DATE); CREATE FUNCTION note_it(d DATE) RETURNS INT MODIFIES SQL "
                            "DATA BEGIN INSERT INTO noted VALUES (d); RETURN 1; END")  # fmt: skip
     plays.write("1_notes.sql", select("SELECT note_it(%(metric_date)s) AS n"))
-    plays.write("2_slow.sql", slow(0.3))
+    plays.write("2_slow.sql", metric_sql("slow", "SLEEP(0.3)"))
     plays.write("3_noted.sql", select(f"SELECT COUNT(*) AS n FROM noted {OF_DAY}"))
     plays.write("4_plain.sql", select(FORMS[0]))
     ok(plays, DAY)
@@ -420,7 +420,7 @@ def test_readers_pause_while_they_hold_many_bytes(uuids: Project, monkeypatch: p
 @pytest.fixture
 def behind(plays: Project) -> Project:
     """A slow file; the one that a test writes behind it runs on a reader meanwhile."""
-    plays.write("1_slow.sql", slow(0.5))
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(0.5)"))
     return plays
 
 
@@ -472,7 +472,7 @@ def test_a_statement_over_the_limit_fails_its_file_and_ends_in_the_server(behind
 
 @pytest.mark.slow
 def test_a_reader_that_is_killed_costs_a_file_no_value(plays: Project) -> None:
-    plays.write("1_slow.sql", slow(1.5))
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(1.5)"))
     plays.write("2_long.sql", slow(1.5))
     for number in range(3, 7):
         plays.write(f"{number}_m{number}.sql", select(FORMS[0]))
@@ -490,7 +490,7 @@ def test_an_account_with_few_connections_has_fewer_readers_and_one_warning(plays
     user = f"few_{plays.database.name}"
     plays.database.execute(f"CREATE USER {user}@localhost WITH MAX_USER_CONNECTIONS 2")
     plays.database.execute(f"GRANT ALL ON {plays.database.name}.* TO {user}@localhost")
-    plays.write("01_slow.sql", slow(0.5))
+    plays.write("01_slow.sql", metric_sql("slow", "SLEEP(0.5)"))
     for number in range(2, 9):
         plays.write(f"0{number}_m{number}.sql", select(FORMS[0]))
     try:
@@ -507,7 +507,7 @@ def test_an_account_with_few_connections_has_fewer_readers_and_one_warning(plays
 def test_a_full_server_leaves_fewer_readers_and_every_row(plays: Project) -> None:
     user = f"plain_{plays.database.name}"
     plays.database.execute(f"CREATE USER {user}@localhost; GRANT ALL ON {plays.database.name}.* TO {user}@localhost")
-    plays.write("01_slow.sql", slow(0.5))
+    plays.write("01_slow.sql", metric_sql("slow", "SLEEP(0.5)"))
     for number in range(2, 9):
         plays.write(f"0{number}_m{number}.sql", select(FORMS[0]))
     [(before,)] = plays.database.rows("SELECT @@max_connections")
@@ -532,7 +532,7 @@ def _threads(project: Project) -> int:
 
 def test_a_reader_that_lands_on_another_server_is_not_used(plays: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module, "_SERVER", "SELECT CONNECTION_ID()")  # as if each connection had its own
-    plays.write("1_slow.sql", slow(0.3))
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(0.3)"))
     for number in range(2, 6):
         plays.write(f"{number}_m{number}.sql", select(FORMS[0]))
     said = ok(plays, DAY)
@@ -543,10 +543,10 @@ def test_a_reader_that_lands_on_another_server_is_not_used(plays: Project, monke
 
 # --- signals ----------------------------------------------------------------------------------------------------------
 
-MOMENTS = {
-    "both at work": (slow(20), slow(20)),
-    "the writer waits for a reader": (select("SELECT DAY(%(metric_date)s) AS n"), slow(20)),
-    "the readers wait": (metric_sql("first", "SLEEP(20)"), select(FORMS[0])),
+MOMENTS = {  # the first file, the two that readers take, and how many statements run then
+    "all are at work": (metric_sql("first", "SLEEP(20)"), slow(20), 3),
+    "the writer waits for a reader": (select("SELECT DAY(%(metric_date)s) AS n"), slow(20), 2),
+    "the readers wait": (metric_sql("first", "SLEEP(20)"), select(FORMS[0]), 1),
 }
 
 
@@ -556,12 +556,11 @@ MOMENTS = {
 def test_a_signal_ends_a_run_and_every_reader_within_a_second(
     plays: Project, moment: str, number: signal.Signals
 ) -> None:
-    first, others = MOMENTS[moment]
+    first, others, busy = MOMENTS[moment]
     plays.write("1_first.sql", first)
-    for name in "234":
+    for name in "23":
         plays.write(f"{name}_m{name}.sql", others)
     run = plays.start("run_metrics.py", DAY)
-    busy = {"both at work": 3, "the writer waits for a reader": 3, "the readers wait": 1}[moment]
     wait_until(lambda: len(at_work(plays.database)) == busy)
     time.sleep(0.2)
     clock = time.monotonic()
@@ -580,21 +579,24 @@ def test_a_signal_ends_a_run_whose_readers_still_connect(plays: Project, tmp_pat
     plays.write("1_first.sql", slow(20))
     for name in "234":
         plays.write(f"{name}_m{name}.sql", slow(20))
-    opened = []
 
-    def silent_for_readers(data: bytes) -> bytes:
-        opened.append(data)
+    asked: list[bytes] = []
+
+    def slow_for_readers(data: bytes) -> bytes:
+        if b"@@hostname" in data:
+            asked.append(data)
+            time.sleep(5 * (len(asked) > 1))  # the first is the connection that writes
         return data
 
-    with Proxy(tmp_path / "p.sock", plays.database.server.socket, rewrite=silent_for_readers) as proxy:
+    with Proxy(tmp_path / "p.sock", plays.database.server.socket, rewrite=slow_for_readers) as proxy:
         run = plays.start("run_metrics.py", DAY, env={"DB_SOCKET": str(proxy.path)})
-        wait_until(lambda: log_has(plays, "1_first.sql: start"))
+        wait_until(lambda: len(asked) > 1)
         clock = time.monotonic()
         run.send_signal(signal.SIGTERM)
         _, err = run.communicate(timeout=30)
     assert time.monotonic() - clock < 3
     assert run.returncode == 143, err
-    wait_until(lambda: not sessions(plays.database), 2)
+    wait_until(lambda: not sessions(plays.database), 10)  # the proxy holds back two of them for 5 s
 
 
 @pytest.mark.slow

@@ -267,7 +267,10 @@ class Computation:
         return not self._catalog.reads_of(file).isdisjoint(row.metric for _, row in self._unsent)
 
     def _send_rows(self) -> None:
-        """Write the rows that have not been sent yet; if the server refuses them, one by one, to name the file."""
+        """Write the rows that have not been sent yet; if the server refuses them together, each by itself.
+
+        Then the error is that of a file, and a statement that was too large is not.
+        """
         unsent, self._unsent, self._unsent_size = self._unsent, [], 0
         try:
             self._store.write(row for _, row in unsent)
@@ -279,7 +282,6 @@ class Computation:
                     self._store.write([row])
                 except StatementError as error:
                     raise self._file_error(step, step.file.statements[-1], error) from error
-            raise
 
     def _look_at_insert(self, step: Step, affected: int, before: Before) -> None:
         """Refuse rows of other metrics or dates, and store the value of `-- Empty:` for each date without a row.

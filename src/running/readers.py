@@ -72,7 +72,6 @@ class Readers:
         self._asked: dict[Key, Asked] = {}  # those that run or are done
         self._done: dict[Key, Ahead | BaseException | None] = {}  # None: the connection was lost
         self._size = 0  # of the values in `_done`
-        self._is_stopping = False
         self._has_warned = False
         self._moment = 0
 
@@ -111,7 +110,8 @@ class Readers:
             self._waiting = {key: step for key, step in wanted.items() if key not in self._asked}
             self._moment = moment
             self._changed.notify_all()
-        self._hire(min(self._count, len(self._waiting) - 1))
+        for_the_caller = len(now) == len(steps)  # if it has nothing else to do, one of them
+        self._hire(min(self._count, len(self._waiting) - for_the_caller))
 
     def take(self, step: Step) -> Ahead | None:
         """Return what a reader has computed of a step, waiting for it if it has begun; None if nobody has.
@@ -135,11 +135,11 @@ class Readers:
         """End every reader and what it does in the server, and throw away what was computed."""
         readers, self._readers = self._readers, []
         with self._changed:
-            self._is_stopping = True
             self._waiting.clear()
+            for reader in readers:
+                reader.is_stopped = True
+                reader.database.interruption.stop(signal.SIGTERM)
             self._changed.notify_all()
-        for reader in readers:
-            reader.database.interruption.stop(signal.SIGTERM)
         for reader in readers:
             reader.join(STOP_SECONDS)
         for reader in readers:
@@ -147,17 +147,16 @@ class Readers:
                 reader.database.interruption = Interruption()
                 reader.database.kill_lost_session()
         with self._changed:
-            self._is_stopping = False
             self._asked.clear()
             self._done.clear()
             self._size = 0
 
     # --- for the threads ----------------------------------------------------------------------------------------------
 
-    def next(self) -> Asked | None:
-        """Wait for a step to compute; None if there will be none."""
+    def next(self, reader: _Reader) -> Asked | None:
+        """Wait for a step to compute; None if the reader is stopped."""
         with self._changed:
-            while not self._is_stopping:
+            while not reader.is_stopped:
                 if self._waiting and self._size < MOST_BYTES_AHEAD:
                     key = next(iter(self._waiting))
                     asked = self._asked[key] = self._waiting.pop(key), self._moment
@@ -166,10 +165,10 @@ class Readers:
         return None
 
     def done(self, asked: Asked, result: Ahead | BaseException | None) -> None:
-        """Keep the result of a step, unless it is not wanted any more."""
+        """Keep the first result of a step, unless it is not wanted any more."""
         with self._changed:
             key = _key(asked[0])
-            if self._asked.get(key) is asked:
+            if self._asked.get(key) is asked and key not in self._done:
                 self._done[key] = result
                 self._size += result.selected.size if isinstance(result, Ahead) else 0
             self._changed.notify_all()
@@ -208,18 +207,22 @@ class _Reader(threading.Thread):
         super().__init__(daemon=True)
         # The lock shows which session is ours, so that no other one is killed.
         self.database = DatabaseManager(settings, Interruption(), f"bi_metrics reader {os.urandom(8).hex()}")
+        self.is_stopped = False
         self.is_cut = False  # its session may still be at work in the server
         self._readers = readers
         self._has_locks = main.run_lock.is_held
         self._place = place
 
     def run(self) -> None:
+        asked: Asked | None = None
         try:
-            while self._connect_if_lost() and (asked := self._readers.next()) is not None:
+            while self._connect_if_lost() and (asked := self._readers.next(self)) is not None:
                 self._readers.done(asked, self._compute(asked[0]))
         except Interrupted:
             self.is_cut = True
         finally:
+            if asked is not None:
+                self._readers.done(asked, None)  # it may have failed in the middle: nobody must wait for it
             self.database.close()
 
     def _connect_if_lost(self) -> bool:
