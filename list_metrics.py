@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""List the metrics in run order, check their files, print their SQL, show what is stored. Changes no data."""
+"""List the metrics in run order, check and test their files, print their SQL, show what is stored. Changes no data."""
 
 from __future__ import annotations
 
-from src.cli import VERSION, CommandParser, at_least, exit_on_signals, use_own_packages
+from src.cli import VERSION, CommandParser, at_least, exit_on_signals, on_signals, use_own_packages
 
 if __name__ == "__main__":
     use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
@@ -20,17 +20,29 @@ from typing import Any
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line
+from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
-from src.errors import DatabaseError, MetricsError, SettingsError
+from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.given import load_tests
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
+from src.metric_tests import Tester, select_tests
+from src.running.plan import batch_of
+from src.server.interruption import Interruption
 from src.sql_loader import EVERY_METRIC, load_catalog, select
 from src.storage.overview import Overview
+from src.storage.scratch import drop_old_ones
 from src.storage.store import MetricStore
-from src.wording import count
+from src.wording import count, printable
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 
@@ -40,12 +52,14 @@ examples:
   python list_metrics.py --initial                what the initial load executes
   python list_metrics.py --check                  every rule on every file, and EXPLAIN by the server
   python list_metrics.py --check --offline        the same without a database
+  python list_metrics.py --test                   the tests in tests/ below METRICS_DIR, in a scratch database
   python list_metrics.py --sql total_revenue 2025-01-15    the statements as they are sent
   python list_metrics.py --status                 what is final, what is due and why
   python list_metrics.py --status --max-age 1     as a probe: only metrics with a problem, exit 1 if there is one
   python list_metrics.py --html page.html         the numbers as a page
 
-exit codes: 0 all well, 1 a file has an error or a metric a problem, 2 the question could not be answered
+exit codes: 0 all well, 1 a file has an error, a metric a problem, or a test failed, 2 the question could not be
+answered; with --test also 129, 130 and 143: interrupted
 """
 
 
@@ -56,6 +70,7 @@ class ListArguments:
     initial: bool = False
     check: bool = False
     offline: bool = False
+    test: Sequence[str] | None = None  # names; none of them: all tests
     sql: Sequence[str] | None = None
     status: bool = False
     max_age: int | None = None
@@ -73,7 +88,7 @@ class Listing:
         self.mode = Mode.INITIAL if arguments.initial else Mode.INCREMENTAL
         self.zone = business_zone(settings.metrics_timezone)
         self.today = today_in(self.zone)
-        self.parameters = Parameters(settings.parameters, self.zone)
+        self.parameters = Parameters(settings.parameters, self.zone, self.today)
         self.catalog = load_catalog(settings.metrics_dir, self.parameters.fingerprinted())
 
     def _problems(self, files: Sequence[MetricFile]) -> list[Problem]:
@@ -97,9 +112,9 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_line(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_text(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
         else:
-            write_line(table([head, *rows], fit=True))
+            write_text(table([head, *rows], fit=True))
             for problem in problems:
                 write_line(str(problem))
         return _exit_code(problems)
@@ -119,10 +134,11 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                found += [*wrong_engines(database, sound), *hidden_tables(database, sound)]
+                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                    found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
-            write_line(as_json([asdict(problem) for problem in problems]))
+            write_text(as_json([asdict(problem) for problem in problems]))
             return _exit_code(problems)
         for problem in problems:
             write_line(str(problem))
@@ -133,13 +149,37 @@ class Listing:
                    f"{count(len(problems) - errors, 'warning')}.")  # fmt: skip
         return _exit_code(problems)
 
+    def test(self, patterns: Sequence[str]) -> int:
+        """Run the tests of some metrics, or all, and print a line for each; 1 if one failed."""
+        tests = select_tests(load_tests(self.settings.metrics_dir), patterns)
+        interruption = Interruption()
+        interruption.listen()
+        on_signals(lambda number, frame: None)
+        failed = 0
+        with closing(DatabaseManager(self.settings)) as real:  # which no signal ends: it drops the scratch databases
+            real.connect()
+            drop_old_ones(real)
+            tester = Tester(self.settings, self.catalog, self.zone, real, interruption)
+            for test in tests:
+                failures = tester.failures(test)
+                failed += bool(failures)
+                for line in failures or [f"ok {test.path}: {test.description or test.metric}"]:
+                    write_line(line)
+        write_line(f"{count(len(tests), 'test')}: {len(tests) - failed:,} passed, {failed:,} failed.")
+        return PROBLEMS if failed else OK
+
     def print_sql(self, words: Sequence[str]) -> int:
-        """Print the statements of a metric exactly as they are sent for a date, to pipe into the mysql client."""
+        """Print the statements of a metric, and of the helpers that it needs, exactly as they are sent for a date.
+
+        They can be piped into the mysql client. A metric of a period is printed for the one that contains the date.
+        """
         day = parse_date(words[1], self.today) if len(words) == 2 else self.today - ONE_DAY
-        files = select(self.catalog, self.mode, words[:1])
+        chosen = select(self.catalog, self.mode, words[:1])
+        needed = batch_of(self.catalog, self.mode, [day], [file.name for file in chosen]).files
+        files = [file for file in self.catalog.in_mode(self.mode) if file in chosen or file in needed]
         write_line(f"SET SESSION group_concat_max_len = {GROUP_CONCAT_BYTES};  -- as in a run: the default cuts JSON")
         for file in files:
-            for statement in Step(file, (day,), self.parameters).statements:
+            for statement in Step(file, (file.period.end_of(day),), self.parameters).statements:
                 print(f"{statement};")  # not write_line(), which would escape a tab
         return OK
 
@@ -152,18 +192,20 @@ class Listing:
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
         if self.arguments.json:
-            write_line(as_json([self._as_dict(state) for state in shown]))
+            write_text(as_json([self._as_dict(state) for state in shown]))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
-            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms", "Why not")
+            head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms")
             rows = []
             for state in shown:
                 cells = state.cells
                 known = (cells.newest, cells.newest_final, f"{cells.counts['final']:,}", f"{len(cells.waiting):,}",
                          f"{len(state.due):,}", cells.milliseconds)  # fmt: skip
-                remarks = "; ".join(state.remarks(self.today, max_age))
-                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known), remarks))
-            write_line(table([head, *rows]))
+                rows.append((state.name, *("-" if cell is None else str(cell) for cell in known)))
+            lines = table([head, *rows]).split("\n")
+            write_text("\n".join(lines[:2]))
+            for state, line in zip(shown, lines[2:], strict=True):  # why not: below, for it may be long
+                write_text("\n    ".join([line, *map(printable, state.remarks(self.today, max_age))]))
         if is_running:
             write_line("A run is in progress.")
         if max_age is None:
@@ -240,6 +282,10 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--check", action="store_true", help="every rule on every file, and EXPLAIN by the server")
     parser.add_argument("--offline", action="store_true", help="with --check: do not connect")
     parser.add_argument(
+        "--test", nargs="*", metavar="NAME", help="run the tests of these metrics (default: all), each in a database "
+        "of its own, which is dropped"
+    )
+    parser.add_argument(
         "--sql", nargs="+", metavar=("NAME", "DATE"), help="its SQL as sent for DATE (default: yesterday)"
     )
     parser.add_argument("--status", action="store_true", help="what is stored of each metric, and its problems")
@@ -252,8 +298,11 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
     arguments = ListArguments(**vars(parser.parse_args(argv)))
-    if sum(map(bool, (arguments.check, arguments.sql, arguments.status, arguments.html))) > 1:
-        parser.error("--check, --sql, --status and --html exclude each other")
+    tests = arguments.test is not None
+    if sum(map(bool, (arguments.check, tests, arguments.sql, arguments.status, arguments.html))) > 1:
+        parser.error("--check, --test, --sql, --status and --html exclude each other")
+    if tests and (arguments.initial or arguments.json):
+        parser.error("--test takes neither --initial nor --json")
     if arguments.offline and not arguments.check:
         parser.error("--offline goes with --check")
     if arguments.max_age is not None and not arguments.status:
@@ -275,6 +324,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         listing = Listing(arguments, settings)
         if arguments.check:
             return listing.check()
+        if arguments.test is not None:
+            return listing.test(arguments.test)
         if arguments.sql:
             return listing.print_sql(arguments.sql)
         if arguments.status:
@@ -282,6 +333,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         if arguments.html:
             return listing.html(arguments.html)
         return listing.files()
+    except Interrupted as error:
+        log.error("%s", error)
+        return 128 + error.number
     except MetricsError as error:
         for line in str(error).splitlines():
             log.error("%s", line)

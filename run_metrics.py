@@ -14,14 +14,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
-from src.dates import ONE_DAY, business_zone, day_at, span, today_in
+from src.dates import ONE_DAY, business_zone, date_range, day_at, span, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, set_log_level, write_line
+from src.display.log import as_json, configure_log, log, set_log_level, write_line, write_text
 from src.display.on_end import run_on_end
 from src.display.repairs import older_sql_lines, repair_lines, vanished_lines
 from src.display.reporting import Reporter, RunSummary
@@ -29,7 +30,14 @@ from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.server_checks import ask_server, hidden_tables, views_and_functions, wrong_engines
+from src.metric_file.server_checks import (
+    ask_server,
+    hidden_tables,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
 from src.metric_file.step import Parameters, Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
@@ -43,6 +51,7 @@ from src.running.plan import (
     dates_asked_for,
     due_batch,
     lookback_batches,
+    running_batches,
 )
 from src.running.readers import Readers
 from src.server.interruption import Interruption
@@ -106,16 +115,18 @@ class Run:
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
+        self.parameters = replace(self.parameters, today=self.today)
         self.runner.open(self.catalog, self.parameters, self.today, self.readers)
-        try:
-            if self.arguments.verify:
-                return self._verify(dates)
-            if self.arguments.dry_run:
-                return self._dry_run(dates)
-        except (DateError, DatabaseError) as error:
-            log.error("%s", error)
-            return A_DATE_FAILED
-        return self._run(dates)
+        with closing(self.readers):
+            try:
+                if self.arguments.verify:
+                    return self._verify(dates)
+                if self.arguments.dry_run:
+                    return self._dry_run(dates)
+            except (DateError, DatabaseError) as error:
+                log.error("%s", error)
+                return A_DATE_FAILED
+            return self._run(dates)
 
     # --- before the first date ----------------------------------------------------------------------------------------
 
@@ -131,12 +142,17 @@ class Run:
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, those that they need, and the initial files that may take their place."""
-        files = [*batch_of(self.catalog, self.arguments.mode, [self.today], self.names).files]
+        files = self._files_of(self.arguments.mode, self.names)
         if self.arguments.verify:
             at_once = select(self.catalog, Mode.INITIAL, self.arguments.metric)
-            files += batch_of(self.catalog, Mode.INITIAL, [self.today], [file.name for file in at_once]).files
+            files += self._files_of(Mode.INITIAL, [file.name for file in at_once])
         initial = self.catalog.initial_files
         return list(dict.fromkeys([*files, *(initial[file.name] for file in files if file.name in initial)]))
+
+    def _files_of(self, mode: Mode, names: Sequence[str]) -> list[MetricFile]:
+        """Return the files of names and of what they need, on whichever date they run."""
+        days = date_range(self.today - 366 * ONE_DAY, self.today)  # some period of each name ends there
+        return [*batch_of(self.catalog, mode, days, names, with_running=True).files]
 
     def _prepare(self, dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""
@@ -159,7 +175,8 @@ class Run:
         )  # fmt: skip
         self._check_files()
         files = self._files_that_may_run()
-        _refuse([*wrong_engines(self.database, files), *hidden_tables(self.database, files)])
+        for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+            _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             _refuse(ask_server(self.database, steps)[0])
@@ -207,7 +224,7 @@ class Run:
                 return
 
     def _night(self, run: RunBatch) -> None:
-        """Run yesterday and today first, then look back, then compute what is due and nothing else."""
+        """Run yesterday, today and the periods that run, then look back, then compute what is due and nothing else."""
         yesterday = self.today - ONE_DAY
         left_out: set[tuple[str, date]] = set()
         tried: set[date] = set()
@@ -221,8 +238,11 @@ class Run:
             left_out.update((name, day) for name in result.not_run)
             return not self.database.is_lost()
 
-        if not (done(self._batch([yesterday])) and done(self._batch([self.today]))):
-            return
+        goes_on = self.settings.metrics_on_failure == "metric"
+        days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
+        for batch in [*days, *running_batches(self.catalog, self.names, self.today, goes_on)]:
+            if batch.files and not done(batch):
+                return
         first = self.store.first_dates(self.catalog.nightly)
         lookback = self.settings.metrics_lookback_days
         for batch in lookback_batches(self.catalog, self.names, self.today, lookback, first):
@@ -235,11 +255,18 @@ class Run:
 
     def _batch(self, days: Sequence[date]) -> Batch:
         goes_on = self.settings.metrics_on_failure == "metric"
-        return batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on)
+        with_running = self.arguments.initial and days[-1] == self.today
+        batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running)
+        return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names))
 
     def _due(self) -> list[DueCell]:
         """Return the due cells of the names that this run is for."""
-        due = self.runner.with_retries(lambda: self.store.due(self.catalog.nightly, self.today), "to ask what is due")
+
+        def ask() -> list[DueCell]:
+            self.runner.reconcile()  # if yesterday and today have failed
+            return self.store.due(self.catalog.nightly, self.today)
+
+        due = self.runner.with_retries(ask, "to ask what is due")
         names = set(self.names)
         return [cell for cell in due if cell.name in names]
 
@@ -268,7 +295,7 @@ class Run:
         results = self.runner.dry_run(work)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
-            write_line(as_json([asdict(change) for change in changes]))
+            write_text(as_json([asdict(change) for change in changes]))
         else:
             self.reporter.dry_run(changes)
         return DIFFERS if any(change.was_final and change.kind == "changed" for change in changes) else OK
@@ -279,12 +306,12 @@ class Run:
         if not both:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
         first = batch_of(self.catalog, Mode.INITIAL, dates, both)
-        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates[:1], both)
+        by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates, both)
         verdict = self.runner.verify(replace(first, if_needed=frozenset()), by_date.files)
         if self.arguments.json:
             moved = [{"metric": name, "metric_date": day} for name, day in verdict.moved]
             different = [asdict(change) for change in verdict.different]
-            write_line(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
+            write_text(as_json({"compared": verdict.compared, "different": different, "source_changed": moved}))
         else:
             self.reporter.verdict(verdict)
         if verdict.different:
@@ -300,7 +327,6 @@ class Run:
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)
         self.say_stopped()
-        self.readers.stop()
         self.database.interruption = Interruption()  # which no signal reaches: the first one is enough
         self.database.kill_lost_session()
 
@@ -314,6 +340,8 @@ class Run:
         """Name what the next night must compute, what no file computes any more, and what older SQL has computed."""
         summary, catalog = self.summary, self.catalog
         try:
+            if not self.arguments.is_night:  # a date before the first row leaves gaps behind it
+                self.runner.note_gaps()
             due = self.store.due(catalog.nightly, self.today)
             summary.missing = [(cell.name, cell.day) for cell in due if cell.is_missing]
             summary.reopened = [(cell.name, cell.day) for cell in due if not cell.is_missing]
@@ -325,10 +353,12 @@ class Run:
         except DatabaseError as error:
             log.warning("could not look for what is due: %s", error)
             return
+        periods = {name: each.period for name, each in catalog.nightly.items()}
+        summary.periods = periods
         for line in (
-            *repair_lines("missing", summary.missing, list(catalog.nightly)),
-            *repair_lines("to be computed again", summary.reopened, list(catalog.nightly)),
-            *repair_lines("reopened, and too old for nights", summary.too_old, list(catalog.nightly)),
+            *repair_lines("missing", summary.missing, periods),
+            *repair_lines("to be computed again", summary.reopened, periods),
+            *repair_lines("reopened, and too old for nights", summary.too_old, periods),
             *vanished_lines(summary.vanished),
             *older_sql_lines(summary.older_sql),
         ):
@@ -444,7 +474,6 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         summary.fail(error)
         exit_code = A_DATE_FAILED
     if run is not None:
-        run.readers.stop()
         run.database.close()
     if not (arguments.dry_run or arguments.verify):
         run_id, seconds = run.runner.run_id if run is not None else None, round(time.monotonic() - clock, 3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.metric_file.checks import check_catalog
 from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.server_checks import _may_have_a_key, _zone_names
 from src.metric_file.text import bind, literal, read
 from src.sql_loader import Catalog
 
@@ -22,8 +23,9 @@ FRAGMENTS = r"""
     @x SELECT INSERT INTO bi_metrics metrics REPLACE UPDATE DELETE FROM JOIN ON WITH SET STATEMENT autocommit SESSION
     VALUES AS DATE( CAST( JSON_EXTRACT( SUM( NOW() CURDATE() UUID( CURRENT_TIMESTAMP created_at = BETWEEN AND WHERE a b
     DUPLICATE KEY 'x' IN ( LIKE := INTO OUTFILE FOR NOT USE
-    GET_LOCK( UNION TABLE CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5
+    CONVERT_TZ( INTERVAL 1 DAY %(day_end_utc)s CASE END NULL -- -
     bi_metric_cards metrics = 'y' m.metrics OR XOR || && CASE END INTERVAL DAY LEFT RIGHT NATURAL USING v f( GROUP
+    GET_LOCK( UNION TABLE CREATE TEMPORARY TABLE DROP \G DELIMITER é 0 1.5
     ORDER BY HAVING LIMIT EXCEPT ALL { OJ"""
 PIECES = [
     *FRAGMENTS.split(),
@@ -92,6 +94,8 @@ def use(file: MetricFile) -> None:
     for statement in script.statements:
         sent, text = bind(statement, values), "".join(token.text for token in statement.tokens)
         assert "%" in text or sent == text
+        assert all(isinstance(offset, int) for _, offset in _zone_names(statement))
+        assert _may_have_a_key(statement) in (True, False)
     for check in script.checks:
         bind(check.statement, values)
     assert file.is_helper or script.statements

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -70,12 +69,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first history")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     call = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the processes end too
     clock, chosen = time.monotonic(), install(call.engine)
     print(f"engine: {chosen.name} {chosen.version}", flush=True)
     numbers = range(call.first, call.first + call.count)
-    with ProcessPoolExecutor(call.processes, get_context("spawn")) as pool:
-        jobs = [pool.submit(search, call.engine, numbers[n :: call.processes]) for n in range(call.processes)]
-        results = [job.result() for job in jobs]
+    shares = [(call.engine, numbers[n :: call.processes]) for n in range(call.processes)]
+    with get_context("spawn").Pool(call.processes) as pool:
+        results = pool.starmap(search, shares, chunksize=1)
     figures = sum((each for each, _ in results), Counter[str]())
     print(f"{time.monotonic() - clock:,.0f} s: " + ", ".join(f"{n:,} {name}" for name, n in figures.most_common()))
     is_broken = any(story for _, story in results)

@@ -354,5 +354,6 @@ def demo_server() -> Server:
         f"CREATE DATABASE IF NOT EXISTS {DATABASE} CHARACTER SET utf8mb4",
         f"CREATE USER IF NOT EXISTS '{ACCOUNT}'@'localhost'",
         f"GRANT ALL ON {DATABASE}.* TO '{ACCOUNT}'@'localhost'",
+        f"GRANT ALL ON `{DATABASE}\\_test\\_%`.* TO '{ACCOUNT}'@'localhost'",  # of list_metrics.py --test
     )
     return Server(ROOT / ".local" / "demo", options=("--innodb-buffer-pool-size=256M",), init_sql=init_sql)

@@ -17,10 +17,20 @@ from pymysql.cursors import Cursor, SSCursor
 
 from config.database import GROUP_CONCAT_BYTES, Settings
 from src.errors import DatabaseError, Interrupted, SettingsError, StatementError
-from src.server.codes import LOST, NO_SAVEPOINT, OVER_THE_LIMIT, TRANSIENT, UNKNOWN_HOST, UNKNOWN_TIME_ZONE
+from src.server.codes import (
+    LOST,
+    NEEDS_A_RIGHT,
+    NO_SAVEPOINT,
+    OVER_THE_LIMIT,
+    TRANSIENT,
+    UNKNOWN_HOST,
+    UNKNOWN_TIME_ZONE,
+    meaning,
+)
 from src.server.interruption import Interruption
+from src.server.login import CautiousConnection, Peer, is_this_host
 from src.server.run_lock import RunLock
-from src.server.tls import NEEDS_CRYPTOGRAPHY, driver_arguments
+from src.server.tls import driver_arguments
 
 log = logging.getLogger("bi_metrics")
 
@@ -31,17 +41,29 @@ CONNECT_TIMEOUT_SECONDS = 10
 _SQL_MODES_DROPPED = {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"} | {
     "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}  # fmt: skip
 _CONVERSIONS: dict[Any, Any] = {**conversions, FIELD_TYPE.BIT: lambda value: int.from_bytes(value, "big")}
+_GRANTS = "the account lacks a right: see the GRANT statements in docs/operations.md"
+_PRIMARY = "a read-only server takes no rows: name the primary in DB_HOST"
+_COLLATION = "give one side the other's collation, such as a.name = b.name COLLATE utf8mb4_unicode_ci"
+_PRIMARY_KEY = "give the table a primary key, such as CREATE TEMPORARY TABLE t (PRIMARY KEY (id)) SELECT ..."
 _CURES = {
     1045: "check DB_USER and DB_PASSWORD",
     1049: "check DB_NAME",
     2003: "check DB_HOST and DB_PORT, and that the server runs",
     2005: "check DB_HOST",
-    1044: "the account lacks a right: see the GRANT statements in docs/operations.md",
-    1142: "the account lacks a right: see the GRANT statements in docs/operations.md",
+    1044: _GRANTS,
+    1142: _GRANTS,
     1370: "the account lacks EXECUTE, or there is no such function",
     1153: "raise max_allowed_packet on the server",
+    1173: _PRIMARY_KEY,
+    1267: _COLLATION,
+    1270: _COLLATION,
+    1271: _COLLATION,
+    1290: _PRIMARY,
     1665: "the server writes its binary log as statements, which READ COMMITTED does not allow: "
     "SET GLOBAL binlog_format = 'ROW' (or MIXED)",
+    1792: _PRIMARY,
+    1836: _PRIMARY,
+    3750: _PRIMARY_KEY,
 }
 
 Row = tuple[Any, ...]
@@ -91,7 +113,7 @@ class DatabaseManager:
         """Run a query; yield its column names, and its rows as they arrive. A block that raises ends the connection."""
         with self._cursor(SSCursor) as cursor:
             cursor.execute(sql, args)
-            yield [column[0] for column in cursor.description], iter(cursor.fetchone, None)
+            yield [column[0] for column in cursor.description or ()], iter(cursor.fetchone, None)
             self.warnings = cursor.warning_count
 
     @contextmanager
@@ -122,7 +144,7 @@ class DatabaseManager:
         if code in OVER_THE_LIMIT:
             text += "; the limit is the server's own (max_statement_time or max_execution_time)"
         cure = f"; {_CURES[code]}" if code in _CURES else ""
-        return StatementError(code, f"({code}) {' '.join(text.split())}{cure}")
+        return StatementError(meaning(code, text), f"({code}) {' '.join(text.split())}{cure}")
 
     # --- a transaction ------------------------------------------------------------------------------------------------
 
@@ -192,12 +214,8 @@ class DatabaseManager:
         except pymysql.err.Error as error:
             self.interruption.check()
             raise self._connection_error(*_code_and_text(error)) from None
-        except DatabaseError as error:  # the server wants the password in clear text
+        except DatabaseError as error:  # of the login
             raise self._connection_error(error.code, str(error)) from None
-        except RuntimeError as error:
-            if "cryptography" not in str(error):
-                raise
-            raise self._connection_error(2061, NEEDS_CRYPTOGRAPHY) from None
         self._prepare_session()
 
     def _open(self) -> pymysql.Connection[Any]:
@@ -205,7 +223,7 @@ class DatabaseManager:
         settings = self._settings
         # A unix socket is safe by itself: a TLS context would cost 50 ms and add nothing.
         secured = {"ssl_disabled": True} if settings.db_socket else driver_arguments(settings)
-        connection = pymysql.connect(
+        connection = CautiousConnection(
             **secured, host=settings.db_host or "localhost", user=settings.db_user, conv=_CONVERSIONS,
             password=settings.db_password.encode(), database=settings.db_name, charset="utf8mb4", autocommit=False,
             connect_timeout=CONNECT_TIMEOUT_SECONDS, read_timeout=CONNECT_TIMEOUT_SECONDS, defer_connect=True,
@@ -213,6 +231,7 @@ class DatabaseManager:
         connection._secure = bool(settings.db_socket)  # type: ignore[attr-defined]  # the driver sets it for its own
         try:
             line = self._dial()
+            connection.peer = self._peer(line)
         except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
             never = isinstance(error, UnicodeError) or (
                 isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
@@ -233,6 +252,11 @@ class DatabaseManager:
             except OSError as error:
                 failure = error
         raise failure
+
+    def _peer(self, line: socket.socket) -> Peer:
+        if self._settings.db_socket or self._settings.db_ssl_mode.startswith("verify"):
+            return Peer.KNOWN
+        return Peer.THIS_HOST if is_this_host(line) else Peer.ANYBODY
 
     def _connected(self, family: int, address: Any) -> socket.socket:
         line = socket.socket(family)
@@ -283,22 +307,32 @@ class DatabaseManager:
     def _prepare_session(self) -> None:
         """Give every session the same rules, whatever the server's defaults are (docs/operations.md)."""
         self.execute("ROLLBACK")  # a pool may hand out somebody's open transaction, which ours would commit
-        version, self.connection_id, self._largest, sql_mode, collation, self.server_name = self.query(
-            "SELECT VERSION(), CONNECTION_ID(), @@max_allowed_packet, @@sql_mode, @@collation_database, "
+        # Only MariaDB reads what stands in /*M! */. Its version may be any text: a server option changes it.
+        is_mariadb, self.connection_id, self._largest, sql_mode, collation, self.server_name = self.query(
+            "SELECT /*M! 1 + */ 0, CONNECTION_ID(), @@max_allowed_packet, @@sql_mode, @@collation_database, "
             "IF(@@lower_case_table_names = 0, DATABASE(), LOWER(DATABASE()))"
         )[0]
-        self.is_mariadb = "mariadb" in version.lower()
+        self.is_mariadb = bool(is_mariadb)
         try:
             # REPEATABLE READ would make the game's own writes wait for an INSERT ... SELECT.
             self.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             names, values = zip(*self._session_variables(sql_mode, collation).items(), strict=True)
             self.execute("SET SESSION " + ", ".join(f"{name} = %s" for name in names), values)
+            self._show_all_warnings()
         except StatementError as error:
             if error.code != UNKNOWN_TIME_ZONE:
                 raise
             hint = "write an offset such as +08:00; names need the server's zone tables"
             raise DatabaseError(error.code, f"DB_TIME_ZONE={self._settings.db_time_zone}: {hint}") from error
         self._set_read_timeout(None)  # it guarded the handshake; from here on statements may be slow
+
+    def _show_all_warnings(self) -> None:
+        """Let SHOW WARNINGS show every warning. MySQL allows that only with a right that the account need not have."""
+        try:
+            self.execute("SET SESSION max_error_count = 65535")
+        except StatementError as error:
+            if error.code != NEEDS_A_RIGHT:
+                raise
 
     def _session_variables(self, sql_mode: str, collation: str) -> dict[str, Any]:
         modes = [mode for mode in sql_mode.split(",") if mode and mode not in _SQL_MODES_DROPPED]
@@ -312,6 +346,10 @@ class DatabaseManager:
             "max_heap_table_size": 67_108_864,
             "completion_type": 0,
             "sql_select_limit": 18_446_744_073_709_551_615,
+            "sql_big_selects": 1,
+            "default_week_format": 0,
+            "div_precision_increment": 4,
+            "lc_time_names": "en_US",
         }
         if collation.startswith("utf8mb4"):  # comparing a user variable with a column could raise 1267
             variables["collation_connection"] = collation
@@ -326,7 +364,8 @@ class DatabaseManager:
             text += "; no server listens on this socket: start it (that of the demo: .venv/bin/python -m demo start)"
         elif code in _CURES:
             text += f"; {_CURES[code]}"
-        return DatabaseError(code, f"cannot connect to {self._settings.where}: ({code}) {text}")
+        text = " ".join(text.split())
+        return DatabaseError(meaning(code, text), f"cannot connect to {self._settings.where}: ({code}) {text}")
 
 
 def _forget_rows(cursor: Any) -> None:

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Sequence
 from datetime import date
 
+from src.wording import printable
+
 
 class MetricsError(Exception):
     """Base of every error that is a fact about the user's files, settings or server, not a fault of this program."""
@@ -50,7 +52,7 @@ class DateError(MetricsError):
     def __init__(
         self, message: str, code: int = -1, name: str = "", dates: Sequence[date] = (), partly_stored: bool = False
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))  # the rows of a check may hold anything
         self.code = code
         self.name = name
         self.dates = dates

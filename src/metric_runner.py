@@ -84,6 +84,18 @@ class MetricRunner:
             left_out.append(failed)
             batch = rest
 
+    def reconcile(self) -> None:
+        """Let the states say what is true of the rows, if no batch of this run has done it."""
+        if not self._is_reconciled:
+            with self._db.transaction():
+                self._computation.reconcile()
+            self._is_reconciled = True
+
+    def note_gaps(self) -> None:
+        """Let the dates between a new first row and those after it be missing."""
+        with self._db.transaction():
+            self._computation.note_gaps()
+
     def dry_run(self, work: Callable[[RunBatch], object]) -> list[BatchResult]:
         """Let `work` run batches in one transaction, roll it back, and return what would have changed."""
 
@@ -96,6 +108,7 @@ class MetricRunner:
 
             def all_of_it() -> None:
                 self._computation.reconcile()
+                self._is_reconciled = True
                 work(run)
 
             self._in_transaction(all_of_it, "dry run", keep=False)
@@ -132,8 +145,10 @@ class MetricRunner:
 
         def work() -> dict[Cell, StoredRow]:
             for batch in batches:
-                self._computation.compute(batch, starts_anew=batch.dates[0] == of.dates[0])
-            return {(name, day): row for name, day, row in self._store.rows(of.metrics, of.dates)}
+                first = {name for name, dates in batch.dates_of.items() if dates[:1] == of.dates_of.get(name, [])[:1]}
+                self._computation.compute(batch, starts_anew=first)
+            rows = self._store.rows({name: of.dates_of[name] for name in of.metrics})
+            return {(name, day): row for name, day, row in rows}
 
         return self._in_transaction(work, "the comparison", keep=False)
 
@@ -198,8 +213,6 @@ class MetricRunner:
         try:
             self._connect_if_lost()
             with self._db.transaction():
-                if not self._is_reconciled:  # if yesterday and today fail, the night still has to know what is due
-                    self._computation.reconcile()
                 if error.partly_stored:
                     self._store.reopen([(name, batch.dates[0], batch.dates[-1]) for name in batch.names])
                 self._store.fail(cells, str(error), self._store.moment())

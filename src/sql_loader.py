@@ -10,9 +10,11 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.period import DAY, Nightly, Period
 from src.metric_file.reads import Behind, Unclear, closure, reads_behind
 from src.metric_file.text import SPACE, Table, Token
 
@@ -32,7 +34,7 @@ class Catalog:
     parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
-    views: Mapping[str, str] = field(default_factory=dict)  # views and stored functions, lower case; "" is unreadable
+    views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
 
     # --- files and names ----------------------------------------------------------------------------------------------
 
@@ -105,10 +107,23 @@ class Catalog:
         return self.names | self.helper_names
 
     @cached_property
-    def nightly(self) -> dict[str, bool]:
-        """Those of `cells` that a night runs, in run order, and whether each is a helper."""
-        files = self.in_mode(Mode.INCREMENTAL)
-        return {file.name: file.name in self.helper_names for file in files if file.name in self.cells}
+    def nightly(self) -> dict[str, Nightly]:
+        """Those of `cells` that a night runs, in run order."""
+        files = (file for file in self.in_mode(Mode.INCREMENTAL) if file.name in self.cells)
+        return {file.name: Nightly(file.is_helper, file.period, file.final_after) for file in files}
+
+    def period(self, name: str) -> Period:
+        """Return the period of a name's rows; a day for a name without a file."""
+        return self.by_name[name][0].period if name in self.by_name else DAY
+
+    @cached_property
+    def periods(self) -> dict[str, Period]:
+        """The period of each of `cells` whose rows are not of a day."""
+        return {name: self.period(name) for name in sorted(self.cells) if self.period(name) != DAY}
+
+    def final_after(self, name: str) -> int:
+        """Return how many days after the end of its period a number of a name is complete."""
+        return self.by_name[name][0].final_after if name in self.by_name else 0
 
     def definition(self, name: str) -> str:
         """Return 16 hex digits of what the enabled files of a name compute; comments and blanks do not count."""
@@ -117,6 +132,7 @@ class Catalog:
             used: set[str] = set()
             for file in sorted(self.files_of(name), key=lambda file: file.path):
                 parts += [file.mode.value if file.mode else "", file.data_type, file.empty_value or ""]
+                parts += [str(file.period)] if file.period != DAY else []
                 for statement in file.statements:
                     parts += [*(token.text for token in statement.tokens if token.kind not in SPACE), ";"]
                 used |= file.script.parameters
@@ -156,6 +172,10 @@ class Catalog:
         for table, token in self.tables_read(file):
             for name in self.writers_of(table):
                 found.setdefault(name, token)
+        for table, token in file.reads.updated.items():
+            for name in self.writers_of(table):
+                if name != file.name:
+                    found.setdefault(name, token)
         return found
 
     def tables_read(self, file: MetricFile) -> list[tuple[Table, Token]]:
@@ -168,8 +188,9 @@ class Catalog:
         return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
 
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
-        named = [(table.name, token) for table, token in file.reads.tables.items()] + [*file.reads.functions.items()]
-        return [each for each in named if each[0] in self._behind and each[0] not in file.temporary_tables]
+        named = [*file.reads.tables.items(), *file.reads.functions.items()]
+        known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
+        return [(name, token) for name, token in known if name in self._behind]
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
@@ -314,6 +335,8 @@ def split_name(file_name: str) -> tuple[int | None, str]:
 def _read(path: Path, shown: str, mode: Mode | None) -> MetricFile:
     disabled = path.name.startswith(("_", "."))
     prefix, name = split_name(path.name.lstrip("_.") if disabled else path.name)
+    # macOS takes accents apart, and a literal of SQL has them whole. Bytes that are not UTF-8 could not be sent.
+    name = normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
     # Bytes that are not UTF-8 become lone surrogates, which no valid file holds: the rule not-utf8 finds them there.
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")

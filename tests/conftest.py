@@ -28,6 +28,7 @@ from demo.server import Server
 from src.cli import SIGNALS
 from src.errors import UsageError
 from tests.engines import INSTALLS, install
+from tests.reaper import reaper
 
 ROOT = Path(__file__).resolve().parent.parent
 # Nothing in a test outlives the machine, so no write needs to reach the disk.
@@ -72,6 +73,12 @@ def once(engine: str) -> None:
     """Let a module run on one engine only: what it tests knows no server."""
     if engine != "mariadb":
         pytest.skip("does not depend on the engine: it runs with --engine mariadb")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_outlives_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with reaper(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -205,10 +212,12 @@ class Project:
         file.write_bytes(text.encode())
         return file
 
-    def write_shipped(self) -> None:
-        """Write the metric files that ship."""
+    def write_shipped(self, of_days_alone: bool = False) -> None:
+        """Write the metric files that ship; `of_days_alone` leaves out those of weeks and months."""
         for path in shipped_sql():
-            self.write(path, (ROOT / "sql" / path).read_text())
+            text = (ROOT / "sql" / path).read_text()
+            if not (of_days_alone and "-- Period:" in text):
+                self.write(path, text)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return a clean environment: of the caller's, only what a program needs to start."""

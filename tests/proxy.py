@@ -116,7 +116,7 @@ class _Line:
 
 @dataclass
 class FakeServer:
-    """Listens on a port of 127.0.0.1 while its `with` block lasts, and has a `talk` with each client.
+    """Listens on a port of `host` while its `with` block lasts, and has a `talk` with each client.
 
     The connections stay open afterwards. What `talk` returns is kept.
     """
@@ -124,13 +124,14 @@ class FakeServer:
     talk: Callable[[socket.socket], bytes | None]
     heard: list[bytes | None] = field(default_factory=list)
     connections: int = 0
+    host: str = "127.0.0.1"
 
     @property
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> FakeServer:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((self.host, 0))
         self._talks = threading.Thread(target=self._accept, daemon=True)
         self._talks.start()
         return self
@@ -152,12 +153,20 @@ class FakeServer:
                     self.heard.append(self.talk(ends[-1]))
 
 
-def greeting(more_capabilities: int = 0) -> bytes:
-    """Return the first packet of a server of protocol 10 that knows mysql_native_password."""
+def own_address() -> str:
+    """Return an address of this machine that is no loopback address; empty if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("203.0.113.1", 9))  # sends nothing
+        return str(probe.getsockname()[0])
+    return ""
+
+
+def greeting(more_capabilities: int = 0, method: bytes = b"mysql_native_password") -> bytes:
+    """Return the first packet of a server of protocol 10 that names a method of authentication."""
     capabilities = 0x0008_A201 | more_capabilities  # long password, protocol 41, secure connection, plugin auth
     body = b"\x0a9.9.9-fake\0" + b"\x07\0\0\0" + b"8 bytes.\0" + (capabilities & 0xFFFF).to_bytes(2, "little")
     body += b"\x2d\x02\0" + (capabilities >> 16).to_bytes(2, "little") + b"\x15" + b"\0" * 10 + b"twelve bytes\0"
-    return packet(body + b"mysql_native_password\0", 0)
+    return packet(body + method + b"\0", 0)
 
 
 def packet(body: bytes, number: int) -> bytes:

@@ -22,13 +22,15 @@ NAMES = ("a", "A", "b", "c")
 OTHERS = ("kept", "deleted", "changed")  # what has become of the metrics that a query does not name
 JOINS = ("JOIN", "LEFT JOIN", "RIGHT JOIN", "INNER JOIN", "STRAIGHT_JOIN", "LEFT OUTER JOIN", "RIGHT OUTER JOIN",
          "NATURAL JOIN", "NATURAL LEFT JOIN", "CROSS JOIN", ",")  # fmt: skip
-SEPARATORS = ("AND",) * 30 + ("&&", "&&", "OR", "XOR", "||", "BETWEEN 0 AND", "IS NOT NULL AND", "= 1 AND", "AND NOT")
+SEPARATORS = ("AND",) * 30 + ("&&", "&&", "OR", "XOR", "||", "BETWEEN 0 AND", "IS NOT NULL AND", "= 1 AND", "AND NOT",
+                              "AND 1.5OR", "AND .5XOR", "AND 1e0BETWEEN 0 AND")  # fmt: skip
 LITERALS = ("'{}'",) * 30 + ('"{}"', "'{}' ''", "_utf8mb4'{}'", "('{}')", "@v", "CONCAT('{}', '')",
                              "'{}' COLLATE utf8mb4_general_ci")  # fmt: skip
 COMPARISONS = ("{} = {}",) * 24 + (
     "{1} = {0}", "{} IN ({})", "{} IN ({}, 'b')", "({} = {})", "(({} IN ({})))", "{} <> {}", "{} LIKE {}", "{} <=> {}",
     "{} = {} IS TRUE", "{} = {} IS NULL", "NOT {} = {}", "!({} = {})", "{} = {} = 0", "1 = {} = {}", "{} NOT IN ({})",
     "({}, 1) = ({}, 1)", "{} = {} + 0", "{} IN (SELECT name FROM u)", "IF({} = {}, 1, 1)", "@x := {} = {}",
+    "0 = {{x 1 AND {} = {} AND 1}}", "0 = @x := 1 AND {} = {}",
     "{} = {} BETWEEN 0 AND 1", "CASE WHEN 1 AND {} = {} AND 1 THEN 0 ELSE 1 END",
     "'2025-01-01' - INTERVAL 1 AND {} = {} AND 1 DAY",
 )  # fmt: skip
@@ -134,6 +136,8 @@ def prepare(connection: Any, prefix: str) -> None:
 
 def judged(connection: Any, prefix: str, seed: int, count: int) -> Iterator[tuple[str, bool]]:
     """Yield those of `count` queries that are plain and run, and whether other metrics made no difference."""
+    # MySQL 9.7 counts a row twice in a semi-join beside a LEFT JOIN, if its plan, which goes by row counts, says so.
+    run_script(connection, "SET optimizer_switch = 'semijoin=off'")
     for number in range(count):
         text = Queries(Random(seed * 1_000_003 + number)).query()
         found = reads_of(parse(text).statements)

@@ -264,8 +264,9 @@ def test_the_program_knows_neither_the_demo_nor_the_tests() -> None:
     assert users_of("run_metrics", "list_metrics") == set()
 
 
-def test_only_db_manager_imports_pymysql() -> None:
-    assert users_of("pymysql", "MySQLdb") == {"src/db_manager.py"}
+def test_only_db_manager_and_its_login_import_pymysql() -> None:
+    assert users_of("pymysql", "MySQLdb") == {"src/db_manager.py", "src/server/login.py"}
+    assert users_of("src.server.login") == {"src/db_manager.py"}
 
 
 def test_only_config_reads_settings_from_the_environment() -> None:

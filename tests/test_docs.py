@@ -127,7 +127,8 @@ def shipped(project: Project) -> Project:
     """The project as it is shipped, on a small game, with a .env and a .venv, as a crontab finds it."""
     project.write_shipped()
     game.load(project.database.connection, date.today(), game.TINY)
-    project.env = {"METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRICS_HISTORY_START": "2024-12-01"}
+    parameters = {"METRIC_PARAM_CUTOFF_DATE": "2024-01-01", "METRIC_PARAM_TOP": "10"}
+    project.env = {**parameters, "METRICS_HISTORY_START": "2024-12-01"}
     lines = [f"{name}='{value}'\n" for name, value in {**project.database.env, **project.env}.items()]
     (project.folder / ".env").write_text("".join(lines))
     (project.folder / ".venv").symlink_to(sys.prefix)
@@ -192,6 +193,8 @@ def test_every_metric_file_passes_every_rule_and_computes_the_same_both_ways(shi
     names = write_metric_files(shipped, page)
     checked = shipped.list("--check").stdout
     assert checked.endswith(" 0 errors, 0 warnings.\n"), checked
+    tested = shipped.list("--test")
+    assert tested.returncode == 0, tested.stdout
     today = date.today()
     loaded = shipped.run("--initial", str(today - timedelta(days=60)), str(today - timedelta(days=4)))
     assert loaded.returncode == 0, loaded.stderr
@@ -203,13 +206,27 @@ def test_every_metric_file_passes_every_rule_and_computes_the_same_both_ways(shi
     assert compared.returncode == 0, compared.stdout
 
 
+def test_the_test_of_a_metric_is_red_and_green_as_shown(shipped: Project) -> None:
+    page = ROOT / "docs" / "metrics.md"
+    write_metric_files(shipped, page)
+    shown = re.findall(r"\n\$ python list_metrics.py --test total_plays\n(.*?)```", TEXTS[page], re.DOTALL)
+    path, right = "incremental/20_total_plays.sql", "played_at < %(metric_date)s + INTERVAL 1 DAY"
+    text = metric_files(page)[path]
+    wrong = re.findall("With `(played_at .*?)` in `sql/incremental/20_total_plays.sql`", TEXTS[page])
+    assert right in text
+    for condition, code, output in zip([*wrong, right], (1, 0), shown, strict=True):
+        shipped.write(path, text.replace(right, condition))
+        done = shipped.list("--test", "total_plays")
+        assert (done.returncode, done.stdout, done.stderr) == (code, output, "")
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")], ids=named)
 def test_every_query_runs(shipped: Project, page: Path) -> None:
     assert shipped.run("--last", "2").returncode == 0
     database = shipped.database
     for block in blocks(page, "sql"):
-        if "%(" in block:
-            continue  # a metric file
+        if "%(" in block or "-- Test: " in block:
+            continue  # a metric file, or the test of one
         sql = re.sub(r"\$__timeFilter\(\w+\)|\{\{day\}\}", "CURDATE()", block)
         sql = sql.replace("{{metric}}", "'total_revenue'").replace("[[", "").replace("]]", "")
         sql = re.sub(r"\bgame\.(?=\*|bi_)", f"{database.name}.", sql)

@@ -318,6 +318,28 @@ def test_a_night_in_which_yesterday_and_today_fail_still_mends(world: World) -> 
     assert world.due() == cells("m0", 9)
 
 
+def test_a_night_in_which_all_fails_lets_rows_over_a_new_hole_wait(world: World) -> None:
+    world.begin([snapshot("m0"), derived("m1", "m0")])
+    world.dates(4)
+    world.switch("m0", "deleted")
+    world.dates(1, 3)
+    world.switch("m0", "there")
+    world.fail("m0", 3, for_good=True)
+    assert world.state("m1", 3) == "final"
+    world.night(0)
+    assert world.ran == []
+    assert world.state("m1", 3) == "waiting"
+
+
+def test_a_date_before_the_first_row_lets_rows_over_the_gap_wait(world: World) -> None:
+    world.begin([snapshot("m0"), derived("m1", "m0"), derived("m2", "m1", first=1)])
+    world.dates(3, 2)
+    world.switch("m1", "deleted")
+    world.dates(8, 1, ["m0"])
+    assert world.due()[0] == ("m0", march(3))
+    assert world.state("m2", 3) == "waiting"
+
+
 def test_a_half_day_that_is_run_late_makes_the_sums_over_it_due(world: World) -> None:
     world.begin([snapshot("m0"), derived("m1", "m0", first=2)])
     world.night()  # the 10th, and the 11th as far as it has come

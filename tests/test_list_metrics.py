@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import unicodedata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,7 +123,8 @@ def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
     [
         (["--offline"], "--offline goes with --check"),
         (["--status", "--max-age", "x"], "'x' is not a number"),
-        (["--check", "--status"], "--check, --sql, --status and --html exclude each other"),
+        (["--check", "--test"], "--check, --test, --sql, --status and --html exclude each other"),
+        (["--test", "--json"], "--test takes neither --initial nor --json"),
         (["--sql", "a", DAY, DAY], "--sql takes a NAME and at most one DATE"),
     ],
 )
@@ -299,3 +303,38 @@ def test_sql_prints_the_file_of_the_mode_bound_for_the_date(project: Project) ->
     assert incremental == project.list("--sql", "m").stdout
     assert "\n/* bi_metrics sql/incremental/m.sql 20" in incremental
     assert "%(" not in initial + incremental
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.sql", b"incremental/\xff_\xfe.sql", b"initial/caf\xe9.sql"])
+def test_a_file_name_that_is_not_utf8_is_a_problem_in_one_line_and_the_others_are_shown(
+    project: Project, name: bytes
+) -> None:
+    project.write("fine.sql", metric_sql("fine"))
+    Path(os.fsdecode(os.path.join(os.fsencode(project.folder / "sql"), name))).write_text(metric_sql("x"))
+    problem = "not-utf8: the file's name is not UTF-8; rename the file"
+    page = project.folder / "page.html"
+    for words, code in ([], 1), (["--check"], 1), (["--status"], 0), (["--status", "--max-age", "1"], 1), (
+        ["--html", str(page)], 0,
+    ):  # fmt: skip
+        if name.startswith(b"initial/") and not words:
+            code = 0  # the listing is of the night's files
+        result = project.list(*words)
+        assert (result.returncode, result.stderr) == (code, ""), result
+        if words[:1] in ([], ["--status"]):
+            assert "\nfine " in result.stdout or " fine " in result.stdout
+    assert problem in project.list("--check").stdout
+    assert "fine" in page.read_text()
+    result = project.run("yesterday")
+    assert (result.returncode, problem in result.stderr) == ((0, False) if b"initial" in name else (2, True))
+
+
+def test_a_name_that_macos_has_taken_apart_is_the_one_that_was_written(project: Project) -> None:
+    taken_apart = unicodedata.normalize("NFD", "café_größe")
+    assert taken_apart != "café_größe"
+    project.write(f"10_{taken_apart}.sql", metric_sql("café_größe"))
+    assert project.list("--check").stdout == "1 file checked: 0 errors, 0 warnings.\n"
+    result = project.run(DAY, "--metric", "café_größe")
+    assert result.returncode == 0, result.stderr
+    assert project.database.metrics() == [("café_größe", DAY, '{"n": 1}')]
+    project.write("20_café_größe.sql", metric_sql("café_größe"))
+    assert "duplicate-metric" in project.list("--check").stdout

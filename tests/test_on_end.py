@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +141,48 @@ def test_any_text_of_an_error_reaches_the_command(run: Run, error: str) -> None:
 def test_what_the_command_prints_need_not_be_text_and_is_cut(run: Run) -> None:
     assert run(r"printf '\377\n'") == [("INFO", "METRICS_ON_END: \ufffd")]
     assert sum(len(text) for _, text in run("yes | head -c 1000000")) < 200_000
+
+
+def test_output_without_an_end_is_read_and_not_held(tmp_path: Path) -> None:
+    """In a process of its own, so that its memory tells; the command must not be ended by a closed pipe."""
+    done = tmp_path / "done"
+    command = f"yes | head -c 300000000 && touch {shlex.quote(str(done))}"
+    code = (
+        "import resource; from src.display.on_end import run_on_end;"
+        f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; run_on_end({command!r}, {{}});"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert done.exists()
+    assert int(grown) < 5_000  # kilobytes
+
+
+@pytest.mark.parametrize("command", ["cat", "sleep 0.2; cat", "head -c 1", "cat | cat", "cat >/dev/null; echo x"])
+def test_a_long_outcome_reaches_a_command_that_prints_while_it_reads(run: Run, command: str) -> None:
+    outcome = {**OUTCOME, "changes": ["x" * 100] * 20_000}
+    said = "\n".join(text for _, text in run(command, outcome, seconds=10))
+    assert said.startswith(("METRICS_ON_END: {", "METRICS_ON_END: x"))
+
+
+def test_what_was_printed_before_the_time_was_up_is_logged(run: Run) -> None:
+    begin = time.monotonic()
+    said = run("echo begun; exec >&- 2>&-; sleep 60", seconds=0.5)
+    assert time.monotonic() - begin < 10
+    assert [text.split(";")[0].removeprefix("METRICS_ON_END") for _, text in said] == [
+        ": begun", " was stopped after 0.5 seconds",
+    ]  # fmt: skip
+
+
+def test_what_a_command_leaves_behind_with_its_output_is_killed_too(run: Run, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    said = run(f"sleep 60 & echo $! >{shlex.quote(str(pid))}; echo done", seconds=0.5)
+    assert [kind for kind, _ in said] == ["INFO", "WARNING"]
+    assert is_gone(pid.read_text().strip())
+
+
+def test_control_characters_of_an_error_reach_the_command_spelt_out(run: Run) -> None:
+    said = run('printf %s "$METRICS_ERROR"', {**OUTCOME, "error": "a\x1b[2Jb\tc\nd"})
+    assert said == [("INFO", r"METRICS_ON_END: a\x1b[2Jb\tc"), ("INFO", "METRICS_ON_END: d")]
 
 
 def test_without_a_shell_the_run_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from playwright.sync_api import Page as Tab
 from src.display.page import MetricPage, Page, RowOfPage, render, write
 from src.display.status import MetricState
 from src.metric_file.file import MetricFile, parse
+from src.metric_file.period import DAY
 from src.storage.overview import CellsOf, Correction, Failure
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def metric(name: str, data_type: str, values: Mapping[int, str], error: str | No
     known: dict[str, Any] = {"missing": [], "reopened": [], "older_sql": [], "future": []}
     known |= {key: more.pop(key) for key in known.keys() & more.keys()}
     failure = Failure(TODAY, "2026-11-24 02:10:07", error) if error else None
-    cells = CellsOf(name, False, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
+    cells = CellsOf(name, False, DAY, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
                     milliseconds=84, **known)  # fmt: skip
     file = MetricFile(name, f"sql/{name}.sql", None, None, False, parse(""))
     state = MetricState(name, file, cells, day(92), file_errors=more.pop("file_errors", ()))

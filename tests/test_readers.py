@@ -290,13 +290,13 @@ def at_readers(project: Project, ended: set[date]) -> Iterator[tuple[Readers, Da
     database = DatabaseManager(settings, Interruption())
     database.connect()
     database.run_lock.take()
-    readers = Readers(database, settings, 2, lambda day, moment: moment > 1 or day in ended)
+    readers = Readers(database, settings, 2, lambda day, moment, after: moment > 1 or day in ended)
     catalog = load_catalog(project.folder / "sql")
     readers.open(catalog)
     try:
         yield readers, database, catalog
     finally:
-        readers.stop()
+        readers.close()
         database.close()
 
 
@@ -646,9 +646,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append("write")
         return execute(self, sql, args)
 
-    def read(self: MetricStore, names: Any, dates: Any) -> Any:
-        found.append(f"read {', '.join(names)}")
-        return rows(self, names, dates)
+    def read(self: MetricStore, dates_of: Any) -> Any:
+        found.append(f"read {', '.join(name for name, dates in dates_of.items() if dates)}")
+        return rows(self, dates_of)
 
     monkeypatch.setattr(DatabaseManager, "execute", noted)
     monkeypatch.setattr(MetricStore, "rows", read)

@@ -551,10 +551,15 @@ def test_a_commit_that_the_server_refuses_has_left_nothing_behind(project: Proje
 def server_default(database: Database, variable: str, value: str | int) -> Iterator[None]:
     """Change a default of the server for a while."""
     ((before,),) = database.rows(f"SELECT @@GLOBAL.{variable}")
-    for each in (value, before):
-        database.execute(f"SET GLOBAL {variable} = {literal(each) if isinstance(each, str) else each}")
-        if each is value:
-            yield
+
+    def change(to: str | int) -> None:
+        database.execute(f"SET GLOBAL {variable} = {literal(to) if isinstance(to, str) else to}")
+
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
 
 
 def test_the_session_has_the_same_rules_whatever_the_servers_defaults(project: Project) -> None:
@@ -739,7 +744,7 @@ def test_the_initial_file_runs_if_there_is_nothing_current_to_build_on(project: 
         project.database.execute(f"UPDATE bi_metric_state SET state = '{state}' WHERE metric_date = '2025-01-12'")
         assert project.run("2025-01-13").returncode == 0
         assert project.database.metrics()[-1] == ("total", "2025-01-13", f'{{"n": {expected}}}'), state
-    assert "2025-01-13 total: no row to build on on the day before, so sql/initial/total.sql runs" in project.log()
+    assert "2025-01-13 total: no row to build on before it, so sql/initial/total.sql runs" in project.log()
 
 
 def test_the_times_of_a_row_tell_when_it_was_made_and_when_it_was_last_computed(project: Project) -> None:

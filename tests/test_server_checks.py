@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from config.database import load_settings
+from demo.server import Server
 from src.db_manager import DatabaseManager
-from src.metric_file.server_checks import ask_server, views_and_functions, wrong_engines
-from src.metric_file.step import Parameters, Step
+from src.metric_file.file import MetricFile, parse
+from src.metric_file.server_checks import (
+    _full_scans,
+    ask_server,
+    keyless_temporary_tables,
+    named_zones,
+    views_and_functions,
+    wrong_engines,
+)
+from src.metric_file.step import Parameters, Step, line_of
 from src.sql_loader import load_catalog
-from tests.conftest import Project, metric_sql
+from tests.conftest import FAST, Project, connect, metric_sql, run_script
+from tests.engines import install
+from tests.test_run_metrics import connected, server_default
 
 TABLES = f"""
 CREATE TABLE big (id INT AUTO_INCREMENT PRIMARY KEY, at DATETIME, user_id INT, KEY (at));
@@ -23,6 +36,15 @@ CREATE TABLE lasting (day DATE PRIMARY KEY, n INT);
 MANY_ROWS = f"""
 {"INSERT INTO big (at, user_id) SELECT at, user_id + 1 FROM big;" * 10}
 ANALYZE TABLE big;
+"""
+# MariaDB reads such a range with a rowid filter, and its plan then says `rows = '504 (19%)'`.
+CARDS = """
+CREATE TABLE payments (id INT PRIMARY KEY, at DATETIME NOT NULL, method INT NOT NULL, note CHAR(100) NOT NULL,
+    KEY (at), KEY (method));
+INSERT INTO payments WITH RECURSIVE d AS (SELECT 0 AS n UNION ALL SELECT n + 1 FROM d WHERE n < 999)
+SELECT a.n * 4 + b.n, '2025-01-01' + INTERVAL (a.n * 4 + b.n) * 20 MINUTE, MOD(a.n * 4 + b.n, 5), 'paid'
+FROM d AS a JOIN d AS b ON b.n < 4;
+ANALYZE TABLE payments;
 """
 
 
@@ -68,6 +90,61 @@ def test_a_table_read_whole_is_a_warning_and_a_range_of_its_index_is_none(asked:
     assert [line.split(": ")[0] for line in found] == ["sql/1_wrapped.sql:1:1", "sql/3_variable.sql:2:1"], found
     assert all(": warning: full-scan: " in line and "big" in line for line in found)
     assert left_out == 0
+
+
+def test_a_plan_with_a_rowid_filter_stops_no_run(project: Project) -> None:
+    project.database.execute(CARDS)
+    project.write("by_card.sql", "SELECT COUNT(*) AS n FROM payments WHERE at >= %(metric_date)s - INTERVAL 6 DAY "
+                  "AND at < %(metric_date)s + INTERVAL 1 DAY AND method = 4")  # fmt: skip
+    for words in (["2025-01-14", "2025-01-16"], ["--initial", "2025-01-14", "2025-01-16"]):
+        result = project.run(*words)
+        assert result.returncode == 0, result.stderr
+    assert project.database.metrics()[-1] == ("by_card", "2025-01-16", '{"n": 101}')
+
+
+LARGE = {"table": "big", "type": "ALL", "rows": 262144}
+
+
+@pytest.mark.parametrize(
+    ("row", "warns"),
+    [
+        (LARGE, True),
+        (LARGE | {"type": "index"}, True),
+        (LARGE | {"rows": "262144"}, True),
+        (LARGE | {"rows": "262144 (5%)"}, True),
+        (LARGE | {"rows": "3344 (5%)"}, False),
+        (LARGE | {"type": "range|filter", "rows": "262144 (5%)"}, False),
+        (LARGE | {"rows": "many"}, False),
+        (LARGE | {"rows": ""}, False),
+        (LARGE | {"rows": "9" * 10_000}, True),
+        (LARGE | {"rows": None}, False),
+        (LARGE | {"type": None}, False),
+        (LARGE | {"table": None}, False),
+        ({"EXPLAIN": "-> Table scan on big  (rows=262144)"}, False),
+        ({}, False),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_no_advice(row: dict[str, Any], warns: bool) -> None:
+    script = parse("SELECT 1 FROM big")
+    file = MetricFile("x", "sql/x.sql", None, None, False, script)
+    assert bool(list(_full_scans(file, script.statements[0], [row]))) == warns
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("(1064) near 'FORM t' at line 2", 4),
+        ("(1064) near 'say \\'at line 900\\'' at line 3", 5),
+        ("(1064) near 'at line 900' in Zeile 2", 3),
+        ("(1064) near 'x' at line 99999999999", 3),
+        ("(1064) near 'x' at line \u0663", 3),
+        ("(1054) Unknown column 'at line 2' in 'field list'", 3),
+        ("", 3),
+    ],
+)
+def test_the_line_of_an_error_is_one_of_the_file(message: str, line: int) -> None:
+    statement = parse("\n\nSELECT 1,\n2,\n3\nFROM t").statements[0]
+    assert line_of(statement, message) == line
 
 
 def test_what_reads_a_temporary_table_is_left_out_and_counted(asked: Project) -> None:
@@ -126,17 +203,137 @@ def test_the_views_and_functions_that_files_name_are_found_through_each_other(pr
     database.execute(VIEWS)
     project.write("a.sql", "SELECT MAX(n) AS n FROM best JOIN orders WHERE day = %(metric_date)s")
     found = definitions(project)
-    assert found.keys() == {"best", "inner_view", "doubled", "counted"}
+    here = database.name
+    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled", f"{here}.counted"}
     assert "inner_view" in found["best"]
-    assert found["doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
-    account = f"{database.name}_blind"
-    database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {database.name}.* TO {account}")
+    assert found[f"{here}.doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
+    account = f"{here}_blind"
+    database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {here}.* TO {account}")
     project.env["DB_USER"] = account
     project.write("b.sql", "SELECT Doubled (1) AS n FROM inner_view WHERE day = %(metric_date)s")
     assert definitions(project) == {"best": "", "inner_view": "", "doubled": ""}
     database.execute(f"DROP USER {account}")
 
 
+def test_a_view_of_another_database_is_found_where_a_file_names_that(project: Project) -> None:
+    here, other = project.database.name, f"{project.database.name}_Reports"
+    project.database.execute(
+        f"CREATE DATABASE {other}; CREATE VIEW {other}.Numbers AS SELECT metrics FROM {here}.bi_metrics; "
+        f"CREATE VIEW {other}.users AS SELECT 1 AS id"
+    )
+    project.write("a.sql", f"SELECT COUNT(*) AS n FROM {other}.Numbers JOIN users WHERE %(metric_date)s")
+    found = definitions(project)
+    project.database.execute(f"DROP DATABASE {other}")
+    assert found.keys() == {f"{other.lower()}.numbers"}
+    assert "bi_metrics" in found[f"{other.lower()}.numbers"]
+
+
 def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
     project.write("a.sql", "SELECT 1 AS n, %(metric_date)s AS d")
     assert definitions(project) == {}
+# --- what the server has to know, or requires -------------------------------------------------------------------------
+
+ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"
+LOAD = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
+TELL_UTC = """
+INSERT INTO mysql.time_zone_name VALUES ('UTC', 1000); INSERT INTO mysql.time_zone VALUES (1000, 'N');
+INSERT INTO mysql.time_zone_transition_type VALUES (1000, 0, 0, 0, 'UTC');
+"""
+
+
+def of_folder(project: Project, ask: Any, **env: str) -> list[str]:
+    catalog = load_catalog(project.folder / "sql")
+    with connected(project, **env) as database:
+        return [str(problem) for problem in ask(database, catalog.files)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unknown"),
+    [
+        ("'+00:00', '+08:00'", []),
+        ("'SYSTEM', '-5:30'", []),
+        ("'+00:00', '+15:00'", ["+15:00"]),
+        ("'UTC', \"Mars/Base\"", ["UTC", "Mars/Base"]),
+        ("'Mars/Base', 'Mars/Base'", ["Mars/Base"]),
+        ("'+00:00', 'It''s'", ["It's"]),
+        ("zone, IF(zone = 'Mars/Base', 'UTC', zone)", []),
+        ("@@session.time_zone, %(zone)s", []),
+        ("CONCAT('Mars', '/Base'), CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
+        ("'+00:00', '+00:00'), CONVERT_TZ(at, 'Mars/Base', '+00:00'", ["Mars/Base"]),
+    ],
+)
+def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, arguments: str, unknown: list[str]) -> None:
+    project.write("zones.sql", "\n" + ZONES.format(arguments))
+    found = of_folder(project, named_zones)
+    assert [line.split("'", 1)[1].split("', so")[0] for line in found] == unknown, found
+    for line in found:
+        assert line.startswith("sql/zones.sql:2:")
+        assert ": error: unknown-time-zone: the server does not know the time zone '" in line
+        assert line.endswith("correct the offset" if "+15:00" in unknown else LOAD), line
+
+
+def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(
+    project: Project, engine: str, tmp_path: Path
+) -> None:
+    project.write("a.sql", "-- Check:  SELECT 1 FROM big WHERE CONVERT_TZ(at, 'Utc', '+00:00') IS NULL\n\n"
+                  + ZONES.format("'UTC', 'Europe/Berlni'"))  # fmt: skip
+    places = [line.split(" ")[0] for line in of_folder(project, named_zones)]
+    assert places == ["sql/a.sql:1:51:", "sql/a.sql:3:23:", "sql/a.sql:3:30:"]
+    chosen = install(engine)
+    server = Server(tmp_path / "server", chosen, FAST[chosen.name])  # of its own, for a server never forgets a zone
+    server.start()
+    try:
+        with connect(server, "mysql") as connection:
+            run_script(connection, TELL_UTC + f"CREATE DATABASE {project.database.name};")
+        found = of_folder(project, named_zones, DB_SOCKET=server.socket)
+    finally:
+        server.stop()
+    message = "the server does not know the time zone 'Europe/Berlni', so CONVERT_TZ gives NULL; correct the name"
+    assert found == [f"sql/a.sql:3:30: error: unknown-time-zone: {message}"]
+
+
+MEMORY = " ENGINE = MEMORY"
+
+
+@pytest.mark.parametrize(
+    ("statement", "refused"),
+    [
+        ("CREATE TEMPORARY TABLE t (n INT)", True),
+        ("CREATE TEMPORARY TABLE t AS SELECT 1 AS n FROM big WHERE 'a' LIKE 'b'", True),
+        ("CREATE TEMPORARY TABLE IF NOT EXISTS t (n INT, KEY (n))" + MEMORY, True),
+        ("CREATE TEMPORARY TABLE t (n INT) SELECT id AS n FROM big FORCE INDEX FOR JOIN (PRIMARY)", True),
+        ("CREATE TEMPORARY TABLE t WITH q AS (SELECT 1 AS n) SELECT n FROM q", True),
+        ("CREATE TEMPORARY TABLE t (PRIMARY KEY (n)) SELECT 1 AS n", False),
+        ("CREATE TEMPORARY TABLE t (n INT KEY)", False),
+        ("CREATE TEMPORARY TABLE t (n INT NOT NULL UNIQUE)", False),
+        ("CREATE TEMPORARY TABLE t (n SERIAL)", False),
+        ("CREATE TEMPORARY TABLE t LIKE keyed", False),
+    ],
+)
+def test_a_temporary_table_without_a_key_is_an_error_where_the_server_requires_one(
+    project: Project, engine: str, statement: str, refused: bool
+) -> None:
+    project.database.execute("CREATE TABLE big (id INT PRIMARY KEY); CREATE TABLE keyed (id INT PRIMARY KEY)")
+    text = f"DO 1;\n{statement};\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM t"
+    project.write("t.sql", text)
+    assert of_folder(project, keyless_temporary_tables) == []
+    if engine != "mysql":
+        return  # MariaDB has no such setting
+    with server_default(project.database, "sql_require_primary_key", 1):
+        found = of_folder(project, keyless_temporary_tables)
+        result = project.run("yesterday")
+        with server_default(project.database, "sql_generate_invisible_primary_key", 1):
+            project.write("t.sql", text.replace(MEMORY, ""))  # it helps InnoDB alone
+            assert of_folder(project, keyless_temporary_tables) == []
+            assert project.run("yesterday").returncode == 0
+    assert ("no-primary-key" in result.stderr) == refused, result.stderr
+    assert [line.split(" CREATE TEMP")[0] for line in found] == refused * [
+        "sql/t.sql:2:1: error: no-primary-key: this server refuses a table without a primary key; write"
+    ]
+
+
+def test_the_command_asks_for_zones_and_keys(project: Project) -> None:
+    project.write("zones.sql", "-- Description: d\nSELECT CONVERT_TZ(%(metric_date)s, 'UTC', '+00:00') AS n")
+    checked = project.list("--check")
+    assert (checked.returncode, checked.stderr) == (1, "")
+    assert "sql/zones.sql:2:36: error: unknown-time-zone: " in checked.stdout

@@ -42,7 +42,7 @@ SMALL = game.Size(users=300, games=110, days=70, plays=6_000)
 @pytest.fixture
 def shipped(project: Project) -> Project:
     """The project with the sql folder that ships; each test loads the game it needs."""
-    project.write_shipped()
+    project.write_shipped(of_days_alone=True)  # those of weeks and months are in test_periods.py
     project.env = {"METRIC_PARAM_CUTOFF_DATE": str(CUTOFF), "METRICS_TIMEZONE": "UTC", "DB_TIME_ZONE": "+00:00"}
     return project
 

@@ -116,14 +116,20 @@ def test_a_name_that_starts_with_an_underscore_or_a_dot_is_disabled(tmp_path: Pa
     assert loaded.names == {"on"}
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.sql", "50%_off.sql", "it's.sql", "a`b;.sql", "-- x.sql", "a\nb.sql", "é\udcff.sql"]
-)
+@pytest.mark.parametrize("name", ["a b.sql", "50%_off.sql", "it's.sql", "a`b;.sql", "-- x.sql", "a\nb.sql", "é.sql"])
 def test_a_hostile_file_name_is_a_metric_name_like_any_other(name: str, tmp_path: Path) -> None:
     loaded = catalog(tmp_path, {f"incremental/01_{name}": QUERY})
     (file,) = loaded.files
     assert (file.name, file.path, file.prefix) == (name[:-4], f"sql/incremental/01_{name}", 1)
     assert select(loaded, Mode.INCREMENTAL, []) == (file,)
+
+
+@pytest.mark.parametrize(("file", "name"), [("e\u0301.sql", "é"), ("é\udcff.sql", r"é\xff"), ("\udce9.sql", r"\xe9")])
+def test_a_name_can_be_sent_and_has_its_accents_whole_whatever_the_file_system_made_of_it(
+    file: str, name: str, tmp_path: Path
+) -> None:
+    (found,) = catalog(tmp_path, {f"01_{file}": QUERY}).files
+    assert (found.name, found.path, found.prefix) == (name, f"sql/01_{file}", 1)
 
 
 def test_initial_files_are_those_of_names_with_both_and_never_of_work_tables(tmp_path: Path) -> None:
@@ -228,6 +234,8 @@ WORK = "DELETE FROM w; INSERT INTO w SELECT * FROM t WHERE d = %(metric_date)s"
         ("SELECT h.a, h AS h FROM t", ""),
         ("CREATE TEMPORARY TABLE h (n INT); SELECT 1 FROM h", ""),
         ("SELECT 1 FROM w", "w"),
+        ("UPDATE h SET n = 1; UPDATE x SET n = 2", "h"),  # what is updated was there before
+        ("DELETE FROM h; REPLACE INTO h SELECT 1; INSERT INTO x SELECT 1", ""),
     ],
 )
 def test_a_file_reads_metrics_by_name_and_helpers_by_their_tables(text: str, expected: str, tmp_path: Path) -> None:
@@ -244,8 +252,8 @@ def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_hel
     texts = {"a.sql": QUERY, "h.sql": HELPER, "v.sql": "SELECT 1 FROM V1", "f.sql": "SELECT f(1) AS n",
              "o.sql": "SELECT 1 FROM game.over_h", "own.sql": "CREATE TEMPORARY TABLE v1 (n INT); SELECT 1 FROM v1",
              "said.sql": "-- Reads: a\nSELECT 1 FROM v1"}  # fmt: skip
-    views = {"v1": "select 1 from `game`.`v2`", "v2": "select 1 from `game`.`bi_metrics`", "f": "", "f1": "",
-             "over_h": "select 1 from `game`.`h`"}  # fmt: skip
+    views = {"v1": "select 1 from `game`.`v2`", "game.v2": "select 1 from `game`.`bi_metrics`", "f": "", "f1": "",
+             "game.over_h": "select 1 from `game`.`h`"}  # fmt: skip
     loaded = replace(catalog(tmp_path, texts), views=views)
     everything = frozenset({"a", "f", "o", "own", "said", "v"})
     assert loaded.reads == {
@@ -254,7 +262,7 @@ def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_hel
     }  # fmt: skip
     reasons = {file.name: [(each.token.text, each.why) for each in loaded.unclear(file)] for file in loaded.files}
     assert {name: found for name, found in reasons.items() if found} == {
-        "v": [("V1", "v2 reads bi_metrics")], "f": [("f", "this account may not read the definition of f")],
+        "v": [("V1", "game.v2 reads bi_metrics")], "f": [("f", "this account may not read the definition of f")],
     }  # fmt: skip
 
 
@@ -304,6 +312,8 @@ def test_a_work_table_is_read_through_and_has_no_cells(tmp_path: Path) -> None:
         ("INSERT INTO w SELECT 1; DELETE FROM w", False),
         ("DELETE FROM w", False),
         ("DELETE FROM w; INSERT INTO v SELECT 1", False),
+        ("DELETE FROM w; DELETE FROM v; INSERT INTO v SELECT 1", False),
+        ("DELETE FROM bi_metrics; INSERT INTO bi_metrics SELECT 1", False),
         ("DELETE FROM w; INSERT INTO w SELECT 1; REPLACE INTO h SELECT 1 FROM w", False),  # h keeps its rows
         ("CREATE TEMPORARY TABLE w (n INT); DELETE FROM w; INSERT INTO w SELECT 1", False),
         ("DELETE FROM w; INSERT INTO w SELECT 1; INSERT INTO bi_metrics SELECT 1 FROM w", False),
@@ -333,7 +343,7 @@ def test_dependents_and_inputs_are_found_directly_and_through_others(tmp_path: P
 def test_a_night_runs_the_names_that_have_a_file_for_single_dates(tmp_path: Path) -> None:
     loaded = catalog(tmp_path, {"a.sql": QUERY, "incremental/b.sql": QUERY, "initial/c.sql": QUERY, "w.sql": WORK,
                                 "incremental/h.sql": HELPER, "initial/i.sql": HELPER, "_d.sql": QUERY})  # fmt: skip
-    assert loaded.nightly == {"a": False, "b": False, "h": True}
+    assert {name: each.is_helper for name, each in loaded.nightly.items()} == {"a": False, "b": False, "h": True}
     assert loaded.cells == {"a", "b", "c", "h", "i"}
 
 

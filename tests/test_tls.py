@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,7 +20,8 @@ from src.errors import DatabaseError
 from src.server.codes import TRANSIENT
 from tests.conftest import FAST, ROOT, Project, connect, metric_sql, run_script
 from tests.engines import install
-from tests.proxy import BYTES, CLIENT_SSL, FakeServer, greeting, packet
+from tests.proxy import BYTES, CLIENT_SSL, FakeServer, greeting, own_address, packet
+from tests.workload import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +84,7 @@ def tls_server(folder: Path, engine: str) -> Iterator[Server]:
     make_certificates(folder)
     files = {"ca": "authority", "cert": "server", "key": "server-key"}
     options = [f"--ssl-{name}={folder / file}.pem" for name, file in files.items()]
+    options.append("--bind-address=0.0.0.0")  # so that a test can come from what looks like another host
     chosen = install(engine)
     server = Server(folder / "server", chosen, [*FAST[chosen.name], *options], tcp=True)
     server.start()
@@ -229,10 +231,10 @@ def test_a_server_without_tls_gets_no_password_from_required_and_a_plain_connect
         target.server.start()
 
 
-def _new_account(target: Target, name: str) -> dict[str, str]:
+def _new_account(target: Target, name: str, *hosts: str) -> dict[str, str]:
     """Create an account of caching_sha2_password that has never logged in, and return its settings over plain TCP."""
     with connect(target.server, ssl_disabled=True) as connection, connection.cursor() as cursor:
-        for host in ("127.0.0.1", "localhost"):
+        for host in hosts or ("127.0.0.1", "localhost"):
             account = f"{name}@'{host}'"
             cursor.execute(f"CREATE USER {account} IDENTIFIED WITH caching_sha2_password BY %s", [SECRET])
             cursor.execute(f"GRANT ALL ON tls.* TO {account}")
@@ -274,43 +276,194 @@ def test_a_wrong_password_is_refused_and_never_shown(runs: Project, target: Targ
         assert "wrong-pass" not in result.stderr + runs.log()
 
 
-def _rogue(target: Target, plugin: bytes, data: bytes) -> FakeServer:
-    """Return a server that asks for the password by another authentication method, over TLS if the client wants to."""
+def _rogue(
+    target: Target, *replies: bytes, greets: bytes = b"mysql_native_password", host: str = "127.0.0.1"
+) -> FakeServer:
+    """Return a server that sends these replies in the course of a login, over TLS if the client wants to."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(target.pem("server"), target.pem("server-key"))
 
     def talk(end: socket.socket) -> bytes:
         end.settimeout(10)
-        end.sendall(greeting(CLIENT_SSL))
-        answer = end.recv(36)  # capabilities and more, without a name: a wish for TLS
-        if int.from_bytes(answer[4:8], "little") & CLIENT_SSL:
-            end = context.wrap_socket(end, server_side=True)
-            answer = b""
-        number = 3 if not answer else 2
-        answer += end.recv(BYTES)
-        end.sendall(packet(b"\xfe" + plugin + b"\0" + data, number))
-        return answer + end.recv(BYTES)
+        end.sendall(greeting(CLIENT_SSL, greets))
+        heard, number = b"", 2
+        with suppress(OSError):  # the client has left
+            heard = end.recv(36)  # capabilities and more, without a name: a wish for TLS
+            if int.from_bytes(heard[4:8], "little") & CLIENT_SSL:
+                end, heard, number = context.wrap_socket(end, server_side=True), b"", 3
+            heard += end.recv(BYTES)
+            for reply in replies:
+                end.sendall(packet(reply, number))
+                if reply != QUICK:  # it needs no answer
+                    heard += end.recv(BYTES)
+                number += 1 if reply == QUICK else 2
+        end.close()
+        return heard
 
-    return FakeServer(talk)
+    return FakeServer(talk, host=host)
 
 
-@pytest.mark.parametrize(("plugin", "data"), [(b"mysql_clear_password", b""), (b"dialog", b"\x04Password: ")])
+def _switch(method: bytes, data: bytes = b"twenty bytes of salt\0") -> bytes:
+    return b"\xfe" + method + b"\0" + data
+
+
+def _heard(server: FakeServer) -> bytes:
+    """Return what the one client of a rogue server said after the greeting."""
+    wait_until(lambda: server.heard)
+    [heard] = server.heard
+    assert heard is not None
+    return heard
+
+
+@pytest.fixture
+def elsewhere() -> str:
+    """An address of this machine that looks like another host's."""
+    return own_address() or pytest.skip("this machine has no address but loopback ones")
+
+
+CLEAR = [_switch(b"mysql_clear_password", b"")]
+DIALOG = [_switch(b"dialog", b"\x04Password: ")]
+LOGGED_IN = b"\0\0\0\2\0\0\0"
+QUICK, FULL, KEY = b"\x01\x03", b"\x01\x04", b"\x01-----BEGIN PUBLIC KEY-----\n"
+# name of the method in the greeting, what the server says next, how the message calls what it asks for
+STRANGERS = {
+    "in clear": (b"mysql_native_password", CLEAR, "mysql_clear_password"),
+    "by a dialog": (b"mysql_native_password", DIALOG, "dialog"),
+    "by an old method": (b"mysql_native_password", [_switch(b"mysql_old_password")], "mysql_old_password"),
+    "by a new method": (b"mysql_native_password", [_switch(b"from_tomorrow")], "from_tomorrow"),
+    "sha256 from the start": (b"sha256_password", [KEY], "sha256_password"),
+    "sha256 after a switch": (b"caching_sha2_password", [_switch(b"sha256_password"), KEY], "sha256_password"),
+    "in full from the start": (b"caching_sha2_password", [FULL, KEY], "full authentication of caching_sha2_password"),
+    "in full after a switch": (b"mysql_native_password", [_switch(b"caching_sha2_password"), FULL, KEY],
+                               "full authentication of caching_sha2_password"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
 @pytest.mark.parametrize("mode", ["disabled", "preferred", "required"])
 def test_a_server_that_anybody_may_be_does_not_get_the_password(
-    runs: Project, target: Target, mode: str, plugin: bytes, data: bytes
+    target: Target, tmp_path: Path, elsewhere: str, mode: str, stranger: str
 ) -> None:
-    with _rogue(target, plugin, data) as server:
+    greets, replies, asks_for = STRANGERS[stranger]
+    with _rogue(target, *replies, greets=greets, host=elsewhere) as server:
+        env = target.env(mode, DB_HOST=elsewhere, DB_PORT=str(server.port), DB_PASSWORD=SECRET)
+        with closing(DatabaseManager(load_settings(tmp_path, env))) as manager, pytest.raises(DatabaseError) as caught:
+            manager.connect()
+        heard = _heard(server)
+    assert str(caught.value).endswith(
+        f"(2059) the server asks for the password itself ({asks_for}), and without a verified certificate it may be "
+        "anybody's; set DB_SSL_MODE=verify-ca or verify-identity"
+    )
+    assert caught.value.code not in TRANSIENT
+    # After the server's wish nothing comes: neither the password nor a wish for its key.
+    assert SECRET.encode() not in heard
+    assert not heard.endswith((b"\x01\0\0\x03\x02", b"\x01\0\0\x04\x02", b"\x01\0\0\x05\x02", b"\1"))
+
+
+@pytest.mark.parametrize("stranger", ["in clear", "by a dialog"])
+@pytest.mark.parametrize("mode", ["disabled", "preferred", "required"])
+def test_even_a_program_on_this_host_does_not_get_the_password_in_clear(
+    runs: Project, target: Target, mode: str, stranger: str
+) -> None:
+    greets, replies, asks_for = STRANGERS[stranger]
+    with _rogue(target, *replies, greets=greets) as server:
         env = target.env(mode, DB_PORT=str(server.port), DB_PASSWORD=SECRET)
         line = _refusal(runs.run("yesterday", env=env))
-    assert "the server asks for the password in clear text; set DB_SSL_MODE=verify-ca or verify-identity" in line
-    assert [SECRET.encode() in (heard or b"") for heard in server.heard] == [False]  # asked once
+        assert SECRET.encode() not in _heard(server)
+    assert f"the server asks for the password itself ({asks_for})" in line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("stranger", ["sha256 from the start", "sha256 after a switch", "in full from the start"])
+def test_a_server_on_this_host_may_ask_for_the_password_within_tls(
+    runs: Project, target: Target, host: str, stranger: str
+) -> None:
+    greets, replies, _ = STRANGERS[stranger]
+    with _rogue(target, *replies, greets=greets) as server:
+        env = target.env("preferred", DB_HOST=host, DB_PORT=str(server.port), DB_PASSWORD=SECRET)
+        runs.start("run_metrics.py", "yesterday", "--retries", "0", env=env).communicate(timeout=60)
+        assert SECRET.encode() in _heard(server)
+
+
+@pytest.mark.parametrize("mode", ["disabled", "preferred", "required"])
+@pytest.mark.parametrize(
+    ("greets", "replies"),
+    [
+        (b"mysql_native_password", []),
+        (b"caching_sha2_password", [QUICK]),
+        (b"mysql_native_password", [_switch(b"caching_sha2_password"), QUICK]),
+        (b"caching_sha2_password", [_switch(b"mysql_native_password")]),
+    ],
+)
+def test_what_only_proves_the_password_works_with_any_server(
+    target: Target, tmp_path: Path, elsewhere: str, mode: str, greets: bytes, replies: list[bytes]
+) -> None:
+    with _rogue(target, *replies, LOGGED_IN, greets=greets, host=elsewhere) as server:
+        env = target.env(mode, DB_HOST=elsewhere, DB_PORT=str(server.port), DB_PASSWORD=SECRET)
+        manager = DatabaseManager(load_settings(tmp_path, env))
+        with closing(manager), pytest.raises(DatabaseError, match="Lost connection"):
+            manager.connect()
+        assert b"SET NAMES" in _heard(server)  # the first statement after the login
+
+
+def test_full_authentication_with_another_host_needs_a_verified_certificate_and_the_fast_path_none(
+    runs: Project, sha2: Target, elsewhere: str
+) -> None:
+    account = {**_new_account(sha2, "far", elsewhere), "DB_HOST": elsewhere, "DB_SSL_CA": sha2.pem("authority")}
+    for mode in ("preferred", "required"):
+        line = _refusal(runs.run("yesterday", env={**account, "DB_SSL_MODE": mode}))
+        assert "(full authentication of caching_sha2_password)" in line
+    for mode in ("verify-ca", "preferred"):  # the server keeps what the first of them has proved
+        assert _encrypted(sha2, runs.run("yesterday", env={**account, "DB_SSL_MODE": mode})) == "yes"
+
+
+def test_a_password_of_mariadb_works_with_another_host(runs: Project, target: Target, elsewhere: str) -> None:
+    if target.server.install.name == "MySQL":
+        pytest.skip("MySQL 9 has no mysql_native_password")
+    with connect(target.server, ssl_disabled=True) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE USER native@%s IDENTIFIED BY %s", [elsewhere, SECRET])
+        cursor.execute("GRANT ALL ON tls.* TO native@%s", [elsewhere])
+    env = target.env("preferred", DB_HOST=elsewhere, DB_USER="native", DB_PASSWORD=SECRET)
+    assert _encrypted(target, runs.run("yesterday", env=env)) == "yes"
+
+
+OTHER_LANGUAGE = "(2012) no MySQL or MariaDB server answers like this ("
+
+
+@pytest.mark.parametrize(
+    ("replies", "says"),
+    [
+        ([_switch(b"mysql_old_password")], OTHER_LANGUAGE),
+        ([_switch(b"client_ed25519")], "(2061) client_ed25519 needs a package more: pip install PyNaCl"),
+        ([b""], OTHER_LANGUAGE),
+        ([_switch(b"not \xff ascii")], OTHER_LANGUAGE),
+    ],
+)
+def test_an_answer_that_the_driver_trips_over_is_one_line(
+    runs: Project, target: Target, replies: list[bytes], says: str
+) -> None:
+    with _rogue(target, *replies) as server:
+        env = target.env("preferred", DB_PORT=str(server.port), DB_PASSWORD=SECRET)
+        assert says in _refusal(runs.run("yesterday", env=env))
+
+
+@pytest.mark.parametrize(
+    "hello", [b"SSH-2.0-OpenSSH_9.2\r\n", packet(b"", 0), packet(b"\x0a", 0), packet(b"\x0aMaxScale\0" + b"\0" * 40, 0)]
+)
+def test_a_server_that_speaks_another_language_is_named(target: Target, tmp_path: Path, hello: bytes) -> None:
+    def talk(end: socket.socket) -> None:
+        end.sendall(hello)
+        end.shutdown(socket.SHUT_RDWR)
+
+    with FakeServer(talk) as server, pytest.raises(DatabaseError, match=r"cannot connect to 127.0.0.1:\d+ as user"):
+        DatabaseManager(load_settings(tmp_path, target.env("disabled", DB_PORT=str(server.port)))).connect()
 
 
 def test_a_server_with_a_verified_certificate_may_ask_for_the_password(runs: Project, target: Target) -> None:
-    with _rogue(target, b"mysql_clear_password", b"") as server:
+    with _rogue(target, *CLEAR) as server:
         env = target.env("verify-identity", DB_HOST="localhost", DB_PORT=str(server.port), DB_PASSWORD=SECRET)
         runs.start("run_metrics.py", "yesterday", "--retries", "0", env=env).communicate(timeout=60)
-    assert [SECRET.encode() in (heard or b"") for heard in server.heard] == [True]
+        assert SECRET.encode() in _heard(server)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,21 @@ log = logging.getLogger("bi_metrics")
 
 
 def write_line(text: str, stream: Any = None) -> None:
-    """Print a line. A reader who has left, as `| head` does, or a full disk stops no metric."""
-    stream = stream or sys.stdout
+    """Print one line: no value of the data in it can begin another, or act on a terminal."""
+    _write(printable(text), stream or sys.stdout)
+
+
+def write_text(text: str) -> None:
+    """Print what table() and as_json() return, which may be several lines."""
+    _write(printable(text, keep="\n"), sys.stdout)
+
+
+def _write(text: str, stream: Any) -> None:
+    """Print a text. A reader who has left, as `| head` does, or a full disk stops no metric."""
     if stream is None:  # closed before the start
         return
     try:
-        print(printable(text, keep="\n"), file=stream, flush=True)
+        print(text, file=stream, flush=True)
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the exit would fail once more
 
@@ -98,7 +107,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
     """Return rows in columns; the first row is the head. With `fit`, lines are cut at the width of a terminal."""
-    rows = [[printable(cell, keep="\n") for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if fit and sys.stdout is not None and sys.stdout.isatty():
@@ -110,5 +119,5 @@ def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
 
 
 def as_json(value: Any, indent: int | None = 2) -> str:
-    # All but ASCII is escaped by the rules of JSON, so that write_line() finds nothing to escape by its own.
+    # All but ASCII is escaped by the rules of JSON, so that write_text() finds nothing to escape by its own.
     return json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
@@ -92,7 +95,7 @@ def page_of(
             )  # fmt: skip
     since = today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
     final = store.final_cells(since)
-    for name, day, row in store.rows(metrics, [since, today]):
+    for name, day, row in store.rows({name: [since, catalog.period(name).end_of(today)] for name in metrics}):
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)
@@ -124,15 +127,24 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: Path) -> None:
-    """Write the page to `path`; a reader sees the old file or the new one, and a failure leaves the old one."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
+    """Write the page to `path`; a reader sees the old file or the new one, and a failure leaves the old one.
+
+    A page that is there keeps its mode, and its owner where that is allowed; a new one gets what the umask leaves.
+    Raises FileExistsError for a link, as somebody else may have made it, and for all that is no regular file.
+    """
+    old = path.lstat() if path.exists() or path.is_symlink() else None
+    if old and stat.S_ISLNK(old.st_mode):
+        raise FileExistsError(f"{path} is a link; name the file that it leads to")
+    if old and not stat.S_ISREG(old.st_mode):
         raise FileExistsError(f"{path} is not a regular file")  # os.replace would put a file in place of /dev/null
     html = render(page)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".page-") as folder:
         new = Path(folder, path.name)
         new.write_bytes(html.encode())
-        new.chmod(0o644)
+        if old:
+            with suppress(PermissionError):
+                os.chown(new, old.st_uid, old.st_gid)
+            new.chmod(old.st_mode & 0o777)
         new.replace(path)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
-from src.dates import ranges, span, spans
+from src.dates import date_range, ranges, span
+from src.metric_file.period import DAY, Period
 from src.running.plan import RETRIES, RunArguments
 from src.storage.store import Cell, by_name
 from src.wording import listed
@@ -38,27 +39,31 @@ def metric_options(names: Iterable[str]) -> list[str]:
     return [word for name in names for word in ("--metric", name)]
 
 
-def repairs(cells: Iterable[Cell]) -> list[tuple[list[date], list[str]]]:
+def repairs(cells: Iterable[Cell], periods: Mapping[str, Period]) -> list[tuple[list[date], list[str]]]:
     """Group cells that must run again: ranges of dates, each with the names it is right for, oldest first.
 
-    A name must not run on a date on which only another one is missing: it may be younger.
+    `periods` are those of the names. A name must not run on a date on which only another one is missing: it may be
+    younger.
     """
     grouped: dict[tuple[date, ...], list[str]] = {}
     for name, days in by_name(cells).items():
-        for run in ranges(sorted(set(days))):
+        for run in periods.get(name, DAY).runs(sorted(set(days))):
             grouped.setdefault(tuple(run), []).append(name)
     return [(list(run), sorted(names)) for run, names in sorted(grouped.items())]
 
 
 def repair_lines(
-    what: str, cells: Sequence[Cell], names: Collection[str], most: int | None = SHOWN_REPAIRS
+    what: str, cells: Sequence[Cell], names: Mapping[str, Period], most: int | None = SHOWN_REPAIRS
 ) -> list[str]:
     """Return a line per range of dates that must run again, with its command; `names` are those of a night."""
     lines = []
-    found = repairs(cells)
+    found = repairs(cells, names)
     for dates, some in found[:most]:
         options = [] if set(some) >= set(names) else metric_options(some)
-        lines.append(f"{what}: {spans(dates)} of {listed(some)}. Run: {command_line(dates, *options)}")
+        period = names.get(some[0], DAY)
+        labels = [period.label(day) for day in dict.fromkeys((dates[0], dates[-1]))]
+        days = dates if period == DAY else date_range(dates[0], dates[-1])  # one range, which ends with the last one
+        lines.append(f"{what}: {' to '.join(labels)} of {listed(some)}. Run: {command_line(days, *options)}")
     if len(found) > len(lines):
         lines.append(f"{what}: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
     return lines

@@ -13,6 +13,7 @@ from src.dates import spans
 from src.display.log import write_line
 from src.display.repairs import command_line, options_of, repairs
 from src.errors import DateError
+from src.metric_file.period import Period
 from src.metric_runner import Verdict
 from src.running.compute import BatchResult
 from src.running.plan import RunArguments
@@ -71,8 +72,8 @@ class Reporter:
         dates = len(result.batch.dates)
         on = f" on {dates:,} dates" if dates > 1 else ""
         metrics, helpers = result.batch.metrics, result.batch.helpers
-        what = count(len(metrics), "metric") if metrics else count(len(helpers), "helper")
-        line = f"{result.batch.label}  {what}{on}: {kinds or 'no rows'}"
+        what = count(len(metrics), "metric") if metrics or not helpers else count(len(helpers), "helper")
+        line = f"{result.batch.label}  {what}{on}" + (f": {kinds or 'no rows'}" if metrics else "")
         if result.not_run:
             line += f"; without {listed(sorted(result.not_run))}"
         if result.reopened:
@@ -131,6 +132,7 @@ class RunSummary:
         self.too_old: list[Cell] = []  # reopened cells that nights leave alone
         self.vanished: Mapping[str, date] = {}
         self.older_sql: list[Cell] = []
+        self.periods: Mapping[str, Period] = {}  # of the names
         self._causes: set[str] = set()
 
     def add(self, result: BatchResult) -> None:
@@ -197,14 +199,14 @@ class RunSummary:
                              for name, day, text in self.failed_cells],
             "error": self.first_error,
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],
-            "missing": _as_ranges(self.missing),
-            "reopened": _as_ranges(self.reopened),
-            "too_old_for_nights": _as_ranges(self.too_old),
+            "missing": self._as_ranges(self.missing),
+            "reopened": self._as_ranges(self.reopened),
+            "too_old_for_nights": self._as_ranges(self.too_old),
             "vanished": dict(self.vanished),
-            "older_sql": _as_ranges(self.older_sql),
+            "older_sql": self._as_ranges(self.older_sql),
             "resume": self.resume,
         }  # fmt: skip
 
-
-def _as_ranges(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in repairs(cells)]
+    def _as_ranges(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        found = repairs(cells, self.periods)
+        return [{"start": dates[0], "end": dates[-1], "metrics": metrics} for dates, metrics in found]

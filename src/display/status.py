@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from src.dates import ONE_DAY, spans
+from src.dates import ONE_DAY
 from src.display.repairs import older_sql_lines, repair_lines
 from src.metric_file.file import MetricFile, Mode
+from src.metric_file.period import DAY
 from src.sql_loader import Catalog
 from src.storage.overview import CellsOf, Overview
 from src.storage.store import MetricStore
@@ -46,15 +47,34 @@ class MetricState:
             found.append(f"no file of the night computes it, and it has rows to {cells.newest}")
         if self.file is None:
             return found
-        if max_age is not None and (cells.newest_final is None or (today - cells.newest_final).days > max_age):
-            old = f"newest final row {cells.newest_final}, more than {count(max_age, 'day')} old"
+        if max_age is not None and self._is_old(today, max_age):
+            old = f"newest final row {self._label(cells.newest_final)}, more than {count(max_age, 'day')} old"
             found.append(old if cells.newest_final else "no final row")
         for what, days in (("missing", cells.missing), ("to be computed again", cells.reopened)):
             if recent := [day for day in days if day >= self.mended_since]:
-                found.append(f"{what}: {_some(recent)}")
+                found.append(f"{what}: {self._some(recent)}")
         if cells.failure:
-            found.append(f"the last try of {cells.failure.metric_date} failed: {cells.failure.error}")
+            found.append(f"the last try of {self._label(cells.failure.metric_date)} failed: {cells.failure.error}")
         return found
+
+    def _is_old(self, today: date, max_age: int) -> bool:
+        """Tell whether the newest period that could be final `max_age` days ago is not."""
+        cells, period = self.cells, self.cells.period
+        complete = today - (max_age + cells.final_after) * ONE_DAY
+        wanted = complete if period.is_end(complete) else period.row_before(period.end_of(complete))
+        if cells.newest_final is None:
+            return cells.first is None or cells.first <= wanted or period == DAY
+        return cells.newest_final < wanted and (cells.first or wanted) <= wanted
+
+    def _label(self, day: date | None) -> str:
+        return self.cells.period.label(day) if day else "-"
+
+    def _some(self, ends: Sequence[date]) -> str:
+        """Return ends of periods as ranges, the first three of them."""
+        runs = self.cells.period.runs(ends)
+        parts = [self._label(run[0]) if len(run) == 1 else f"{self._label(run[0])} to {self._label(run[-1])}"
+                 for run in runs[:3]]  # fmt: skip
+        return ", ".join(parts) + (f" and {len(runs) - 3} more ranges" if len(runs) > 3 else "")
 
     def remarks(self, today: date, max_age: int | None) -> list[str]:
         """Return the problems, and what is worth knowing besides."""
@@ -64,13 +84,13 @@ class MetricState:
         elif self.cells.first is None and "no final row" not in found:
             found.append("no row yet")
         if self.cells.waiting:
-            found.append(f"waiting for what is due: {_some(self.cells.waiting)}")
+            found.append(f"waiting for what is due: {self._some(self.cells.waiting)}")
         if self.frozen:
-            found.append(f"too old for nights: {_some(self.frozen)}")
+            found.append(f"too old for nights: {self._some(self.frozen)}")
         if self.cells.older_sql:
-            found.append(f"of older SQL: {_some(self.cells.older_sql)}")
+            found.append(f"of older SQL: {self._some(self.cells.older_sql)}")
         if self.cells.future:
-            found.append(f"rows of future dates: {_some(self.cells.future)}")
+            found.append(f"rows of future dates: {self._some(self.cells.future)}")
         return found
 
 
@@ -79,11 +99,11 @@ def states(
 ) -> list[MetricState]:
     """Return the state of each name in run order, then of those without a file; `errors` are by path of a file."""
     files = {file.name: file for file in catalog.in_mode(Mode.INCREMENTAL) if file.name in catalog.nightly}
-    found = overview.cells({name: catalog.definition(name) for name in files})
+    found = overview.cells({name: catalog.definition(name) for name in files}, catalog.nightly)
     disabled = {file.name for file in catalog.files if file.disabled}
     states = []
     for name in [*files, *(name for name in found if name not in files)]:
-        cells = found.get(name) or CellsOf(name, bool(catalog.nightly.get(name)))
+        cells = found.get(name) or CellsOf(name, name in catalog.helper_names, catalog.period(name))
         is_vanished = name not in files and name not in disabled and _is_recent(cells.newest, today)
         paths = [file.path for each in (name, *catalog.work_tables_of(name)) for file in catalog.files_of(each)]
         file_errors = [error for path in paths for error in errors.get(path, ())]
@@ -105,7 +125,7 @@ def _is_recent(day: date | None, today: date) -> bool:
 
 def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricState], most: int | None) -> list[str]:
     """Return a line for each range of dates on which some names must run again, with its command."""
-    names = [state.name for state in all_of_them if state.file]
+    names = {state.name: state.cells.period for state in all_of_them if state.file}
     lines = []
     for what, cells in (
         ("missing", [(s.name, day) for s in some if s.file for day in s.cells.missing]),
@@ -124,15 +144,11 @@ def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
         return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}", False
     if not newest:
         return "No metric has a final row", False
-    oldest, total = min(newest.values()), count(len(wanted), "metric")
-    if oldest < today - ONE_DAY:
+    daily = [newest[state.name] for state in wanted if state.name in newest and state.cells.period == DAY]
+    oldest, total = min(daily or newest.values()), count(len(wanted), "metric")
+    if oldest < today - ONE_DAY and daily:
         return f"The newest final rows are of {oldest}: did the nightly run fail?", False
-    if len(newest) < len(wanted):
-        without = [state.name for state in wanted if state.name not in newest]
+    without = [state.name for state in wanted if state.name not in newest and state.cells.period == DAY]
+    if without:
         return f"{len(newest)} of {total} final to {oldest}; no final row: {listed(without)}", False
     return f"{'All ' if len(wanted) > 1 else ''}{total} final to {oldest}", True
-
-
-def _some(days: Sequence[date]) -> str:
-    parts = spans(days).split(", ")
-    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more ranges" if len(parts) > 3 else "")

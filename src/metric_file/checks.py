@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from config.database import DATE_PARAMETERS
+from src.errors import MetricFileError
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
+from src.metric_file.given import FOLDER as TESTS
 from src.metric_file.header import HeaderLine, nearest_key
-from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, outermost, place, unquoted
+from src.metric_file.period import parse_final_after, parse_period, parse_running
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, outermost, place, unquoted
 from src.sql_loader import EVERY_METRIC, Catalog
 from src.wording import printable
 
@@ -22,7 +25,11 @@ Severity = Literal["error", "warning"]
 
 DATA_TYPES = ("card", "timeseries", "ranking")
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
+_HEADER_VALUES: dict[str, Callable[[str], object]] = {
+    "period": parse_period, "running": parse_running, "final after": parse_final_after
+}  # fmt: skip
 ALLOWED_ERRORS = ("reads-later-metric", "warnings")  # the latter are the server's, of what a file computes
+_DECIDING_LINE = re.compile(r"(?i)--[ \t]+(Check|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:")
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
 _TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
@@ -42,6 +49,15 @@ _CLOCKS = _CALLED_CLOCKS | {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP",
 _CHOOSING = frozenset({"LEAST", "GREATEST", "COALESCE", "IFNULL", "NULLIF", "IF", "VALUES", "VALUE"})
 _CHOICES = frozenset({"", ",", "(", ")", "=", "<=>", "<>", "!=", "<", ">", "<=", ">=", "IS", "AND", "OR",
                       "WHEN", "THEN", "ELSE", "END"})  # fmt: skip
+_ASSIGNS = (("=",), (":=",))
+_BEFORE_ITEMS = {"ALL", "DISTINCT", "DISTINCTROW", "HIGH_PRIORITY", "STRAIGHT_JOIN", "SQL_NO_CACHE", "SQL_CACHE",
+                 "SQL_BIG_RESULT", "SQL_SMALL_RESULT", "SQL_BUFFER_RESULT", "SQL_CALC_FOUND_ROWS"}  # fmt: skip
+_AFTER_ITEMS = {"FROM", "INTO", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "UNION", "EXCEPT", "INTERSECT", "FOR", ""}
+_AFTER_A_TERM = _AFTER_ITEMS | {"AND", "OR", "XOR", "&&", "||", ",", "THEN", "WHEN", "ELSE", "END", "AS", "ON", "JOIN",
+                                "LEFT", "RIGHT", "INNER", "CROSS", "WINDOW", "IS"}  # fmt: skip
+_BEFORE_AN_OPERAND = {"AND", "OR", "XOR", "NOT", "LIKE", "RLIKE", "REGEXP", "IN", "IS", "DIV", "MOD", "BETWEEN",
+                      "BINARY", "COLLATE", "ESCAPE", "OVER", "INTERVAL"}  # fmt: skip
+_NO_NAMES = {"END", "NULL", "TRUE", "FALSE", "UNKNOWN"}
 _ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
 
@@ -89,7 +105,7 @@ def check_catalog(
 
 def placement_problems(catalog: Catalog, folder: Path) -> list[Problem]:
     """Return a warning, `misplaced`, for each file that misses a run because of the folder it is in."""
-    root, looked_into = folder.name, {folder, *(folder / mode.value for mode in Mode)}
+    root, looked_into = folder.name, {folder, folder / TESTS, *(folder / mode.value for mode in Mode)}
     found = []
     for path in folder.rglob("*.[sS][qQ][lL]"):
         if path.parent not in looked_into or not (path.exists() or path.name.startswith(".")):  # an editor's lock
@@ -255,6 +271,25 @@ class _Rules:
             cure = f"move it to {root}/incremental/ and {cure}"
         yield own, f"the {what} is built on its own earlier rows; {cure}"
 
+    def period(self) -> _Found:
+        """The rows of a metric lie on the ends of its periods, so all files of its name have the same period."""
+        for other in self.catalog.files_of(self.file.name):
+            mine, theirs = (
+                (file.period, file.final_after, file.has_running_row) for file in (self.file, other)
+            )
+            if mine != theirs and not self.file.disabled:
+                yield 0, (f"{self.file.path} has the period {mine[0]} and {other.path} has {theirs[0]}; give both the "
+                          "same lines -- Period:, -- Running: and -- Final After:")  # fmt: skip
+                return
+
+    def utc_window(self) -> _Found:
+        """Days before a bound in UTC are an hour off around a change of the clocks."""
+        for statement in self.script.statements:
+            for i, token in enumerate(statement.code[:-1]):
+                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and statement.words[i + 1] in ("-", "+"):
+                    cure = "write -- Period: 7 days and %(period_start_utc)s"
+                    yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
+
     def reads_unclear(self) -> _Found:
         """A row is final as long as what it read has not changed, so the run must know what a file reads."""
         for token, why in self.catalog.unclear(self.file):
@@ -328,17 +363,22 @@ class _Rules:
     def unset_variable(self) -> _Found:
         """A @variable that the file does not set is NULL: nothing is left of what another file set."""
         read: dict[str, Token] = {}
-        known, into = set(), False
+        known: set[str] = set()
+        into = False
         for statement in self.script.statements:
-            words = statement.words
+            words, targets = statement.words, _set_targets(statement)
             for i, token in enumerate(statement.code):
                 if token.kind == "variable":
                     name = token.text.lower()
                     read.setdefault(name, token)
-                    if into or words[i + 1] == ":=" or (words[i + 1] == "=" and statement.verb == "SET"):
+                    if name in targets.values() and name not in known and i not in targets:
+                        why = "is still NULL here, as a SET computes all its values first"
+                        yield token, f"{_cut(token.text)} {why}; set it before, in a SET of its own"
+                    elif i not in targets and (into or words[i + 1] == ":="):
                         known.add(name)
                 else:
                     into = words[i] == "INTO" or (into and words[i] == ",")
+            known.update(targets.values())
         for token in (read[name] for name in read.keys() - known):
             yield token, f"{_cut(token.text)} is read here and set nowhere; set it, or correct its name"
 
@@ -358,14 +398,54 @@ class _Rules:
     def unread_rows(self) -> _Found:
         """The rows of a SELECT are stored only where the file itself writes no table."""
         written, last = next(self.file.lasting_writes(), None), self.file.statements[-1:]
-        if written and written.target and last[0].is_query:
+        if written and written.target and last[0].is_query and ":=" not in last[0].words:
             why = f"nobody reads these rows, because the file writes {_cut(written.target.name)}"
             yield last[0].code[0], f"{why}; remove the SELECT, or make it a metric file of its own"
         queries = [s for s in self.file.statements if s.is_query]
         if queries and not written and not last[0].is_query:
             yield queries[-1].code[0], "nothing of this file is stored: make the SELECT its last statement", True
-        elif len(queries) > 1 and not written:
-            yield queries[0].code[0], "only the rows of the last SELECT are stored; remove this one"
+        unread = [query for query in queries[:-1] if ":=" not in query.words]  # which sets variables
+        if unread and not written and last[0].is_query:
+            yield unread[0].code[0], "only the rows of the last SELECT are stored; remove this one"
+
+    def unnamed_column(self) -> _Found:
+        """A column of a SELECT metric becomes a field, which would have the text of its expression as its name."""
+        for item in _select_list(self.file.statements[-1]) if self.file.kind is Kind.SELECT else ():
+            if not _has_a_name(item):
+                text = self.script.text[item[0].offset : item[-1].offset + len(item[-1].text)]
+                yield item[0], f"the field would be named {_cut(text)}; name it with AS"
+
+    def between_midnight(self) -> _Found:
+        """BETWEEN takes its upper end along, so an event at midnight would count for two days."""
+        for statement in self.script.statements:
+            words = statement.words
+            for i, word in enumerate(words):
+                upper = _upper_end(words, i) if word == "BETWEEN" else []
+                adds_a_day = upper[-4:] == ["+", "INTERVAL", "1", "DAY"]
+                adds_a_day |= upper[:1] in (["DATE_ADD"], ["ADDDATE"]) and upper[-4:] == ["INTERVAL", "1", "DAY", ")"]
+                if adds_a_day or upper == ["%(day_end_utc)s"]:
+                    cure = "write at >= ... AND at < ... for a time; for a DATE, allow this rule"
+                    yield statement.code[i], f"BETWEEN takes midnight of the next day along; {cure}"
+
+    def changes_source(self) -> _Found:
+        """Rows that the file has not written belong to somebody else, who would miss them."""
+        filled = {s.target[1].lower() for s in self.file.statements if s.target and s.verb in ("INSERT", "REPLACE")}
+        for statement in self.file.lasting_writes():
+            table = statement.target[1] if statement.target else ""
+            if statement.verb in ("UPDATE", "DELETE") and table.lower() not in filled | {METRICS_TABLE}:
+                why = f"{statement.verb} of {_cut(table)}, which this file does not fill"
+                yield statement.code[statement.verb_at], f"{why}; are these rows its own? Then allow this rule"
+
+    def comment_needs_blank(self) -> _Found:
+        """Two dashes begin a comment only before a blank; without it, the server reads what follows as SQL."""
+        operators = {token.offset for token in self.script.tokens if token.kind == "operator"}
+        starts = {statement.tokens[0].offset for statement in self.script.statements}
+        for match in re.finditer(r"(?m)^[^\S\n]*--(?=\S)", self.script.text):
+            at = match.end() - 2
+            # Within a statement, --1 may be the number that is taken away from what stands before.
+            is_text = at in starts or re.match(r"[^\W\d]|[-=*#]", self.script.text[match.end() :])
+            if at in operators and is_text:
+                yield at, "two dashes begin a comment only before a blank; write `-- ` here"
 
     def header(self) -> _Found:
         """The header tells people, the listing and the run what the number means."""
@@ -376,7 +456,7 @@ class _Rules:
             yield 0, f"no `-- Data Type:` line; write one of {types}"
         first = next((statement.tokens[0].offset for statement in self.script.statements), len(self.script.text))
         for token in self.script.tokens:
-            if token.offset > first and re.match(r"(?i)--[ \t]+(Check|Reads|Empty|Allow)[ \t]*:", token.text):
+            if token.offset > first and _DECIDING_LINE.match(token.text):
                 yield token, "a header line below the first statement, where nobody reads it; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
@@ -388,6 +468,8 @@ class _Rules:
                 yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
             elif key == "data type" and value and value.lower() not in DATA_TYPES:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
+            elif key in _HEADER_VALUES and (said := _refused(_HEADER_VALUES[key], value)):
+                yield line, said, True
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
@@ -420,14 +502,15 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
     for i, token in enumerate(statement.code):
         name = token.name
-        if token.text == "\\" and words[i + 1] != "N":
+        if token.text == "\\":
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
             yield i, f"{words[i]}: the run relies on a lock of its own; remove it"
         elif name == METRICS_TABLE and verb in ("UPDATE", "DELETE", "REPLACE"):
             read = "copy what you read from it into a temporary table"
             yield i, f"{verb} with bi_metrics; write its row by INSERT ... ON DUPLICATE KEY UPDATE, and {read}"
-    if verb not in _ALLOWED and not " ".join(words[:6]).startswith(_TEMPORARY):
+    is_comment = words[:2] == ("-", "-")  # for the rule comment-needs-blank
+    if verb not in _ALLOWED and not is_comment and not " ".join(words[:6]).startswith(_TEMPORARY):
         default = "write what it does as plain statements that read and write rows"
         instead = next((text for verbs, text in _INSTEAD.items() if verb in verbs.split()), default)
         yield statement.verb_at, f"{_cut(verb)} is refused: {instead}"
@@ -464,6 +547,50 @@ def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
     # A clock that is all that is selected goes on elsewhere, as in SET @d = (SELECT CURDATE()).
     several = before in (",", "(") or (before in ("SELECT", "DISTINCT") and words[end] == ",")
     return in_list and several and words[end] in _ITEM_ENDS
+
+
+def _set_targets(statement: Statement) -> dict[int, str]:
+    """Return the @variables that a SET gives a value, in lower case, by their index in the code."""
+    words = statement.words
+    places = (i + 1 for i in (0, *(i for i in outermost(words) if words[i] == ",")) if words[i + 2 :][:1] in _ASSIGNS)
+    return {i: statement.code[i].text.lower() for i in places if statement.verb == "SET"}
+
+
+def _upper_end(words: tuple[str, ...], between: int) -> list[str]:
+    """Return the words of the upper end of a BETWEEN, which is at this index."""
+    depth = start = 0
+    for i in range(between + 1, len(words)):
+        depth += (words[i] == "(") - (words[i] == ")")
+        if depth < 0 or (start and depth == 0 and words[i] in _AFTER_A_TERM):
+            return list(words[start:i]) if start else []
+        if words[i] == "AND" and depth == 0:
+            start = i + 1
+    return []
+
+
+def _select_list(query: Statement) -> list[list[Token]]:
+    """Return the items that a SELECT returns."""
+    words, start = query.words, query.verb_at + 1
+    while words[start] in _BEFORE_ITEMS:
+        start += 1
+    end = next((i for i in outermost(words[start:]) if words[start + i] in _AFTER_ITEMS), len(words))
+    return [item for item in items(query.code[start : start + end]) if item]
+
+
+def _has_a_name(item: list[Token]) -> bool:
+    """Tell whether an item of a SELECT is a column, `*`, or has an alias."""
+    words = [token.text.upper() if token.kind == "word" else token.text for token in item]
+    last, before = item[-1], words[-2] if words[1:] else ""
+    if words[-1] in _NO_NAMES or words[-1][0].isdigit() or last.kind not in ("word", "name", "string"):
+        return words[-1] == "*" and before in ("", ".")
+    if "AS" in (words[i] for i in outermost(words)):
+        return True
+    if last.kind != "string" and set(words[1::2]) <= {"."}:
+        return True
+    is_operand = before in _BEFORE_AN_OPERAND or (item[-2].kind == "operator" and before != ")") if before else True
+    is_unit = words[-3:-2] == ["INTERVAL"]
+    is_typed = last.kind == "string" and (before in ("DATE", "TIME", "TIMESTAMP", "N", "X", "B") or before[:1] == "_")
+    return not (is_operand or is_unit or is_typed)
 
 
 @lru_cache(maxsize=1000)
@@ -509,6 +636,15 @@ def _added_to_itself(statement: Statement, start: int) -> Token | None:
     return None
 
 
+def _refused(read: Callable[[str], object], value: str) -> str:
+    """Return why a header line's value is refused; "" if it is not."""
+    try:
+        read(value)
+    except MetricFileError as error:
+        return str(error)
+    return ""
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text, parse_constant=int)  # which refuses NaN
@@ -525,8 +661,11 @@ _FOR_FILES = tuple(
     name.replace("_", "-") for name, rule in vars(_Rules).items() if callable(rule) and not name.startswith("_")
 )
 _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-check", "forbidden-statement",
-               "unset-variable", "reads-the-clock")  # fmt: skip
-_ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "full-scan", "misplaced")  # by other functions
-_WARNINGS = {"helper-without-date", "reads-no-metric", "reads-the-clock", "unread-rows", "header", "full-scan",
-             "misplaced"}  # fmt: skip
+               "unset-variable", "reads-the-clock", "between-midnight")  # fmt: skip
+# Those of server_checks.py and of placement_problems().
+_ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", "unknown-time-zone", "full-scan",
+              "misplaced")  # fmt: skip
+_WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
+             "between-midnight", "changes-source", "header",
+             "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

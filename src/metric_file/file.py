@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import TypeVar
 
+from src.errors import MetricFileError
 from src.metric_file.header import HeaderLine, header_lines
+from src.metric_file.period import DAY, Period, parse_final_after, parse_period, parse_running
 from src.metric_file.reads import Reads, reads_of
 from src.metric_file.text import SPACE, Statement, Table, Token, place, read
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class MetricFile:
     @cached_property
     def is_set_based(self) -> bool:
         """Whether the file computes all dates of a transaction in one execution."""
-        return any(token.text in ("%(start_date)s", "%(dates)s") for token in self.script.tokens)
+        return any(token.text in ("%(start_date)s", "%(dates)s", "%(periods)s") for token in self.script.tokens)
 
     @property
     def description(self) -> str:
@@ -100,6 +105,21 @@ class MetricFile:
         """The JSON text that a date without a row gets, from `-- Empty:`; None where there is no such line."""
         value = self.script.header_value("empty")
         return "null" if value.lower() == "ok" else value or None
+
+    @cached_property
+    def period(self) -> Period:
+        """The days that a row covers, by `-- Period:`; a day if there is no such line, or a wrong one."""
+        return _read_or(parse_period, self.script.header_value("period"), DAY)
+
+    @cached_property
+    def has_running_row(self) -> bool:
+        """Whether the period that runs has a row too, by `-- Running:`."""
+        return _read_or(parse_running, self.script.header_value("running"), True)
+
+    @cached_property
+    def final_after(self) -> int:
+        """How many days after the end of its period a number is complete, by `-- Final After:`."""
+        return _read_or(parse_final_after, self.script.header_value("final after"), 0)
 
     @cached_property
     def temporary_tables(self) -> frozenset[str]:
@@ -146,6 +166,14 @@ class MetricFile:
     def declared_reads(self) -> frozenset[str]:
         """The names of `-- Reads:`, which take the place of those in the text; `*` is every metric."""
         return self.script.header_list("reads")
+
+
+def _read_or(read_value: Callable[[str], T], text: str, default: T) -> T:
+    """Return what a header line says; the default if there is no line, or if the rule `header` refuses it."""
+    try:
+        return read_value(text) if text else default
+    except MetricFileError:
+        return default
 
 
 def parse(text: str) -> Script:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
-KEYS = ("metric", "description", "data type", "empty", "check", "reads", "allow")
+KEYS = ("metric", "description", "data type", "empty", "check", "reads", "allow", "period", "running", "final after")
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
 
 

@@ -56,6 +56,16 @@ class Period:
         days = map(date.fromordinal, range(first.toordinal(), last.toordinal() + 1))
         return [day for day in days if self.is_end(day)]
 
+    def runs(self, ends: Sequence[date]) -> list[list[date]]:
+        """Group ascending ends into runs in which each follows the one before."""
+        found: list[list[date]] = []
+        for end in ends:
+            if found and self.row_before(end) == found[-1][-1]:
+                found[-1].append(end)
+            else:
+                found.append([end])
+        return found
+
     def ends_containing(self, day: date) -> list[date]:
         """Return the ends of all periods that contain `day`, ascending: one, or N of `N days`."""
         if self.unit != "day":
@@ -143,6 +153,15 @@ class Period:
 
 
 DAY = Period()
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """What a night computes of a name: `final_after` days after the end of a period its number is complete."""
+
+    is_helper: bool = False
+    period: Period = DAY
+    final_after: int = 0
 
 
 def parse_period(text: str) -> Period:

@@ -25,6 +25,7 @@ _CONDITION_ENDS = _ENDS | _JOINS | {"ON", "USING", ","}
 _NO_ALIAS = _CONDITION_ENDS | _JOIN_KINDS | {"USE", "FORCE", "IGNORE", "PARTITION", ""}
 _AND = ("AND", "&&")
 _OR = {"OR", "XOR", "||"}
+_NOT_IN_TERMS = _OR | {"SELECT", "CASE", "{"}  # an AND inside CASE ... END or {x ...} separates no terms
 _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
@@ -45,8 +46,9 @@ class Reads:
 
     metrics: dict[str, Token] = field(default_factory=dict)
     unclear: list[Unclear] = field(default_factory=list)
-    tables: dict[Table, Token] = field(default_factory=dict)  # names in lower case; those that are written are not here
-    functions: dict[str, Token] = field(default_factory=dict)  # in lower case, the server's own among them
+    tables: dict[Table, Token] = field(default_factory=dict)  # in lower case; one that is written is not among them
+    updated: dict[Table, Token] = field(default_factory=dict)  # by an UPDATE, which needs rows that are there
+    functions: dict[Table, Token] = field(default_factory=dict)  # in lower case, with those of the server
 
 
 def reads_of(statements: Iterable[Statement]) -> Reads:
@@ -55,13 +57,15 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
     for statement in statements:
         code, words = statement.code, statement.words
         in_table_place = set(tables(code, words))
+        if statement.verb == "UPDATE" and statement.target_at is not None:
+            found.updated.setdefault(table_at(code, statement.target_at).lower(), code[statement.target_at])
         for i, token in enumerate(code):
             if i in in_table_place and i != statement.target_at:
                 table = table_at(code, i)
                 if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
-                    found.tables.setdefault(Table(table.schema.lower(), table.name.lower()), token)
+                    found.tables.setdefault(table.lower(), token)
             if words[i + 1] == "(" and token.name:
-                found.functions.setdefault(token.name, token)
+                found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
             query = _Query(statement, in_table_place, mentions)
@@ -80,19 +84,24 @@ class Behind(NamedTuple):
     tables: set[Table]  # names in lower case
 
 
-def named_in(definition: str) -> tuple[set[Table], set[str]]:
-    """Return the tables and the functions that the definition of a view or a stored function names, in lower case."""
+def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
+    """Return the tables and the functions, in lower case, that the definition of a view or stored function names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
-    found = (table_at(code, i) for i in tables(code, words))
-    called = {token.name for i, token in enumerate(code) if token.name and words[i + 1] == "("}
-    return {Table(table.schema.lower(), table.name.lower()) for table in found}, called
+    schema = name.rpartition(".")[0]  # where what is named without one lies
+
+    def found(places: Iterable[int]) -> set[Table]:
+        names = (table_at(code, i).lower() for i in places)
+        return {Table(each.schema or schema, each.name) for each in names}
+
+    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and words[i + 1] == "(")
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
-    """Return what views and stored functions read, by name in lower case; a definition is "" if it is unreadable."""
-    named = {name: named_in(text) for name, text in definitions.items() if name not in METRICS_VIEWS}
-    inner = {name: named.keys() & ({t.name for t in found} | called) for name, (found, called) in named.items()}
+    """Return what views and stored functions read, by name as in `definitions`; one that is "" is unreadable."""
+    ours = {name for name in definitions if name.rpartition(".")[2] in METRICS_VIEWS}  # they are read by name
+    named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
+    inner = {name: named.keys() & {str(each) for each in found | called} for name, (found, called) in named.items()}
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -108,10 +117,10 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
 
 
 def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[str]:
-    """Return what is reached from some names; one of them only if a way leads back to it."""
+    """Return what is reached from some names in a graph; one of these names only if a way leads back to it."""
     found: set[str] = set()
     new = set(start)
-    while new:
+    while new and len(found) < len(graph):  # in a graph that is dense the first step finds all
         new = set().union(*(graph.get(name, ()) for name in new)) - found
         found |= new
     return found
@@ -189,6 +198,8 @@ class _Query:
             return {}, [Unclear(self.code[i], "some servers run the /*! */ comment of its statement, some do not")]
         if either := [j for j in block[heads[1] :] if self.words[j] in _OR]:
             return {}, [Unclear(self.code[either[0]], "an OR that is not in parentheses")]
+        if ":=" in self.words[block[heads[1]] : block[-1]]:  # it takes an AND behind it, and may see every row
+            return {}, [Unclear(self.code[i], "a := behind FROM")]
         owner = self._names_of_table(block, words, at)
         names: dict[str, Token] = {}
         for condition in self._conditions(block, words, at):
@@ -232,7 +243,7 @@ class _Query:
         todo = [condition]
         while todo:
             part = todo.pop()
-            if any(self.words[i] in _OR or self.words[i] in ("CASE", "SELECT") for i in part):
+            if not _NOT_IN_TERMS.isdisjoint(self.words[i] for i in part):
                 continue
             terms: list[list[int]] = [[]]
             betweens, in_interval = 0, False  # their AND separates no terms

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from src.db_manager import DatabaseManager
@@ -11,18 +13,18 @@ from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.reads import named_in
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, unquoted
+from src.metric_file.text import WRITERS, Statement, Table, items, place, unquoted
 from src.server.codes import TRANSIENT
 from src.sql_loader import Catalog
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
 _VIEWS = (
     "SELECT table_name, view_definition FROM information_schema.views "
-    "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s"
+    "WHERE table_schema = %s AND LOWER(table_name) IN %s"
 )
 _FUNCTIONS = (
     "SELECT routine_name, routine_definition FROM information_schema.routines "
-    "WHERE routine_schema = DATABASE() AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
+    "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
 )
 _CANNOT_EXPLAIN = {1345, 1815}  # a view of tables this account may not read; on MySQL an INSERT into a view
 
@@ -78,21 +80,24 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
-    """Return the definition of each view and stored function of this database that a file, or one of them, names.
+    """Return the definition of each view and stored function that a file, or one of them, names.
 
-    They are by name in lower case; "" is one that this account may not read.
+    Keys are names in lower case, with a schema where one is named; "" is a definition that this account may not read.
     """
+    schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
+    schemas[""] = database.server_name
     definitions: dict[str, str] = {}
-    asked: set[str] = set()
-    reads = [file.reads for file in catalog.files]
-    names = {name for each in reads for name in (*(table.name for table in each.tables), *each.functions)}
+    asked: set[Table] = set()
+    names = {name for file in catalog.files for name in (*file.reads.tables, *file.reads.functions)}
     while names:
-        for query in (_VIEWS, _FUNCTIONS):
-            found = database.query(query, (sorted(names),))
-            definitions |= {name.lower(): definition or "" for name, definition in found}
+        for schema in {name.schema for name in names} & schemas.keys():
+            among = sorted(name.name for name in names if name.schema == schema)
+            for query in (_VIEWS, _FUNCTIONS):
+                found = database.query(query, (schemas[schema], among))
+                definitions |= {str(Table(schema, name.lower())): definition or "" for name, definition in found}
         asked |= names
-        inside = [named_in(definition) for definition in definitions.values()]
-        names = {name for tables, functions in inside for name in (*(t.name for t in tables), *functions)} - asked
+        inside = [named_in(name, definition) for name, definition in definitions.items()]
+        names = set().union(*(tables | functions for tables, functions in inside)) - asked
     return definitions
 
 
@@ -112,6 +117,61 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
             message = f"the temporary table {name} would hide the table of this name from the file; rename it"
             found.append(Problem(file.path, statement.line, statement.column, "error", "hides-a-table", message))
     return sorted(found)
+def named_zones(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL."""
+    places: dict[tuple[str, str], tuple[int, int]] = {}
+    for file in files:
+        for statement in file.statements:
+            for name, offset in _zone_names(statement):
+                places.setdefault((file.path, name), place(file.script.text, offset))
+        for check in file.script.checks:
+            for name, offset in _zone_names(check.statement):
+                places.setdefault((file.path, name), (check.line, check.column + offset))
+    if not places:
+        return []
+    names = sorted({name for _, name in places} | {"UTC"})  # which every set of zone tables has
+    ask = ", ".join(["CONVERT_TZ('2025-01-01', '+00:00', %s) IS NULL"] * len(names))
+    unknown = {name for name, is_null in zip(names, database.query(f"SELECT {ask}", names)[0], strict=True) if is_null}
+    load = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
+    cure = load if "UTC" in unknown else "correct the name"
+    return sorted(
+        Problem(
+            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{name}', so CONVERT_TZ "
+            f"gives NULL; {'correct the offset' if name.startswith(('+', '-')) else cure}",
+        )
+        for (path, name), at in places.items() if name in unknown
+    )  # fmt: skip
+
+
+def _zone_names(statement: Statement) -> Iterator[tuple[str, int]]:
+    """Yield each zone that a CONVERT_TZ gives as a string, and the place of the string in the text."""
+    for i, word in enumerate(statement.words):
+        if word == "CONVERT_TZ" and statement.words[i + 1] == "(":
+            for argument in items(statement.code[i + 2 :])[1:]:
+                if [token.kind for token in argument] == ["string"]:
+                    yield unquoted(argument[0]).replace("%%", "%"), argument[0].offset
+
+
+def keyless_temporary_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return an error for each temporary table without a primary key, if the server refuses such tables."""
+    keyless = [(f, s) for f in files for s in f.statements if s.temporary_table and not _may_have_a_key(s)]
+    if not keyless:
+        return []
+    names = "('sql_require_primary_key', 'sql_generate_invisible_primary_key')"  # of MySQL alone
+    settings: dict[str, str] = dict(database.query(f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    if settings.get("sql_require_primary_key") != "ON" or settings.get("sql_generate_invisible_primary_key") == "ON":
+        return []
+    message = (
+        "this server refuses a table without a primary key; write CREATE TEMPORARY TABLE ... (PRIMARY KEY (...)) SELECT"
+    )
+    return sorted(Problem(f.path, s.line, s.column, "error", "no-primary-key", message) for f, s in keyless)
+
+
+def _may_have_a_key(statement: Statement) -> bool:
+    """Tell whether what stands before the SELECT of a CREATE TABLE can make a primary key."""
+    words = list(takewhile(lambda word: word not in ("SELECT", "WITH"), statement.words))
+    is_column_key = any(word == "KEY" and words[i - 1] not in ("(", ",") for i, word in enumerate(words))
+    return is_column_key or not {"UNIQUE", "SERIAL", "LIKE"}.isdisjoint(words)
 
 
 def _explainable(step: Step) -> Iterator[tuple[str, Statement]]:
@@ -123,17 +183,26 @@ def _explainable(step: Step) -> Iterator[tuple[str, Statement]]:
 
 
 def _full_scans(file: MetricFile, part: Statement, plan: list[dict[str, Any]]) -> Iterator[Problem]:
-    """Yield a warning for each large table that the plan reads from end to end; an initial file is meant to."""
+    """Yield a warning for each large table that the plan reads from end to end; an initial file is meant to.
+
+    A plan that cannot be read gives no warning, for advice must not stop a run.
+    """
     if file.mode is Mode.INITIAL or "full-scan" in file.script.header_list("allow"):
         return
     for row in plan:
-        table, rows = str(row["table"] or "<none>"), int(row["rows"] or 0)
-        if row["type"] in ("ALL", "index") and rows > LARGE_TABLE_ROWS and not table.startswith("<"):
+        table, rows = str(row.get("table") or "<none>"), _rows_of_plan(row.get("rows"))
+        if row.get("type") in ("ALL", "index") and rows > LARGE_TABLE_ROWS and not table.startswith("<"):
             message = (
                 f"reads all of {_table_of(part, table)} (about {rows:,} rows) for every date; add an index on the "
                 "column that WHERE compares, or compare the bare column with a half-open range"
             )
             yield Problem(file.path, part.line, part.column, "warning", "full-scan", message)
+
+
+def _rows_of_plan(estimate: object) -> int:
+    """Return the estimate of a plan as a number; 0 if there is none that can be read."""
+    digits = re.match("[0-9]{1,20}", str(estimate))  # with a rowid filter, MariaDB says '334 (5%)'
+    return int(digits[0]) if digits else 0
 
 
 def _table_of(statement: Statement, alias: str) -> str:

@@ -17,6 +17,8 @@ WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 _TOKEN = re.compile(
     r"""
     (?P<blank>      [ \t\r\n\f\v]+ )
+  | (?P<number>     (?<!\.) [0-9]+ (?: \.[0-9]* (?:[eE][+-]?[0-9]+)? | [eE][+-]?[0-9]+ )  # 1.5OR 2 is 1.5 OR 2
+                  | (?<![\w$`]) \.[0-9]+ (?:[eE][+-]?[0-9]+)? )
   | (?P<word>       [\w$]+ )
   | (?P<comment>    --(?=[\x00-\x20\x7f]|\Z)[^\n]* | \#[^\n]* | /\*(?!M?!|\+).*?\*/ )  # two dashes need a blank behind
   | (?P<open>       /\*(?:M?!(?:[0-9]{5,6})?|\+) )  # the server executes what is inside; a hint is /*+
@@ -29,6 +31,7 @@ _TOKEN = re.compile(
   | (?P<parameter>  %\([0-9A-Za-z_]+\)s )
   | (?P<percent>    %% )
   | (?P<end>        ; )
+  | (?P<null>       \\N )
   | (?P<operator>   <=>|->>|[<>!:]=|<>|<<|>>|->|&&|\|\||. )
     """,
     re.DOTALL | re.VERBOSE,
@@ -63,6 +66,12 @@ class Table(NamedTuple):
         """Tell whether both names may mean one table: a name without a schema may be of any."""
         schemas = {self.schema.lower(), other.schema.lower()} - {""}
         return self.name.lower() == other.name.lower() and len(schemas) < 2
+
+    def lower(self) -> Table:
+        return Table(self.schema.lower(), self.name.lower())
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,21 @@ def outermost(words: Iterable[str]) -> Iterator[int]:
         depth += (word == "(") - (word == ")")
         if depth <= 0 and word != ")":
             yield i
+
+
+def items(tokens: Iterable[Token]) -> list[list[Token]]:
+    """Return what commas separate outside of parentheses, up to a closing parenthesis that nothing has opened."""
+    found: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.text == "(") - (token.text == ")")
+        if depth < 0:
+            break
+        if token.text == "," and depth == 0:
+            found.append([])
+        else:
+            found[-1].append(token)
+    return found
 
 
 def unquoted(token: Token) -> str:

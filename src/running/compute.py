@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import groupby
 from pathlib import PurePosixPath
 
-from src.dates import ONE_DAY, ranges, span
+from src.dates import ONE_DAY, span
 from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile, Mode
@@ -84,19 +84,21 @@ class Computation:
         self._replaced: list[Replaced] = []
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
-    def compute(self, batch: Batch, starts_anew: bool = False) -> BatchResult:
+    def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
         """Compute the cells of a batch, and look at each row: nothing is taken on trust.
 
-        With `starts_anew`, no row of the day before is built on. Raises DateError, which names the file at fault, and
-        StatementError.
+        The names of `starts_anew` build on no row of the period before. Raises DateError, which names the file at
+        fault, and StatementError.
         """
         clock = time.monotonic()
-        before = self._store.before(batch.metrics, batch.helpers, batch.dates)
+        metrics, helpers = ({name: batch.dates_of[name] for name in names} for names in (batch.metrics, batch.helpers))
+        before = self._store.before(metrics, helpers, self._bases(batch))
         if not before.holds_lock:
             raise DateError(f"{batch.label}: this run lost its lock: a file released it, or a proxy switched sessions",
                             LOCK_GONE)  # fmt: skip
         if starts_anew:
-            before = replace(before, states={})
+            bases = {cell for cell in self._bases(batch) if cell[0] in starts_anew}
+            before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
         self._unsent, self._changes, self._replaced = [], {}, []
         steps = list(self.steps(batch, before))
         self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
@@ -109,8 +111,8 @@ class Computation:
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
         reopened_cells = self._store.reopen(self._reopened(batch, before, results, changes))
-        self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
-        open_from = next((day for day in batch.dates if not self._store.has_ended(day, before.moment)), None)
+        self._settle()
+        open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(batch, tuple(results), tuple(changes), open_from, len(reopened_cells), redefined,
                            round((time.monotonic() - clock) * 1000))  # fmt: skip
 
@@ -121,6 +123,15 @@ class Computation:
     def reconcile(self) -> None:
         """Let the states say what is true of the rows, whatever was done by hand since the last run."""
         self._store.reconcile(self._catalog.nightly, self._today)
+        self._settle()
+
+    def note_gaps(self) -> None:
+        """Let the dates between a new first row and those after it be missing, and what may have read them wait."""
+        self._store.add_missing(self._catalog.nightly, self._today)
+        self._settle()
+
+    def _settle(self) -> None:
+        self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
 
     # --- which files run, for which dates -----------------------------------------------------------------------------
 
@@ -141,33 +152,33 @@ class Computation:
         for tables, group in groupby(files, key=work_tables_of):
             if not tables:
                 for file in group:
-                    yield from self._steps_of(file, batch, before)
+                    yield from self._steps_of(file, batch, before, batch.dates_of[file.name])
                 continue
             readers = list(group)
-            for day in batch.dates:
+            for day in sorted({day for file in readers for day in batch.dates_of[file.name]}):
                 for name in tables:
                     if filled.get(name) != day:
                         yield Step(work_files[name], (day,), self._parameters)
                         filled[name] = day
                 for file in readers:
-                    yield from self._steps_of(file, replace(batch, dates=(day,)), before)
+                    if day in batch.dates_of[file.name]:
+                        yield from self._steps_of(file, batch, before, [day])
 
     def _is_run_for_its_readers(self, file: MetricFile) -> bool:
         """Tell whether a file is a work table that some file reads."""
         return file.is_work_table and bool(self._catalog.readers_of_work_table(file.name))
 
-    def _steps_of(self, file: MetricFile, batch: Batch, before: Before) -> Iterator[Step]:
-        dates: Sequence[date] = batch.dates
+    def _steps_of(self, file: MetricFile, batch: Batch, before: Before, dates: Sequence[date]) -> Iterator[Step]:
         if file.name in batch.if_needed:
             dates = [day for day in dates if not before.is_current(file.name, day)]
         initial = self._catalog.initial_files.get(file.name)
-        if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file.name, dates[0], before):
-            log.info("%s %s: no row to build on on the day before, so %s runs", batch.label, file.name, initial.path)
+        if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file, dates[0], before):
+            log.info("%s %s: no row to build on before it, so %s runs", span(dates), file.name, initial.path)
             file = initial
         if not file.is_set_based:
             yield from (Step(file, (day,), self._parameters) for day in dates)
             return
-        for run in ranges(dates):
+        for run in file.period.runs(dates):
             yield Step(file, tuple(run), self._parameters)
 
     def _steps_ahead(self, batch: Batch, before: Before) -> Iterator[Step]:
@@ -180,11 +191,18 @@ class Computation:
             if each.dates[0] > batch.dates[-1]:
                 for file in reversed(each.files):
                     if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
-                        yield from self._steps_of(file, each, before)
+                        yield from self._steps_of(file, each, before, each.dates_of[file.name])
 
-    def _may_build_on(self, name: str, day: date, before: Before) -> bool:
-        """Tell whether the cell of the day before is current and of the present definition."""
-        return before.is_current(name, day - ONE_DAY) and not self._is_redefined(name, day - ONE_DAY, before)
+    def _bases(self, batch: Batch) -> list[Cell]:
+        """Return the cells on which incremental files would build: those of the periods before."""
+        names = self._catalog.initial_files.keys() if batch.mode is Mode.INCREMENTAL else ()
+        return [(name, self._catalog.period(name).row_before(dates[0]))
+                for name, dates in batch.dates_of.items() if name in names and dates]  # fmt: skip
+
+    def _may_build_on(self, file: MetricFile, day: date, before: Before) -> bool:
+        """Tell whether the cell of the period before is current and of the present definition."""
+        base = file.period.row_before(day)
+        return before.is_current(file.name, base) and not self._is_redefined(file.name, base, before)
 
     def _is_redefined(self, name: str, day: date, before: Before) -> bool:
         return before.state(name, day).definition not in (None, self._catalog.definition(name))
@@ -201,7 +219,8 @@ class Computation:
         try:
             for some, with_fields in ((names - changed, False), (changed, True)):
                 if some:
-                    self._store.blank(sorted(some), batch.dates, self._blank_text, with_fields)
+                    rows = {name: batch.dates_of[name] for name in sorted(some)}
+                    self._store.blank(rows, self._blank_text, with_fields)
         except StatementError as error:
             if error.code not in REFUSES_A_VALUE:
                 raise
@@ -307,8 +326,9 @@ class Computation:
         Raises DateError for a row that was not computed.
         """
         files = {result.step.file.name: result.step.file for result in results}
-        names = [name for name in batch.metrics if any((name, day) not in self._changes for day in batch.dates)]
-        for name, day, row in self._store.rows(names, batch.dates) if names else ():
+        unknown = {name: [day for day in batch.dates_of[name] if (name, day) not in self._changes]
+                   for name in batch.metrics}  # fmt: skip
+        for name, day, row in self._store.rows(unknown) if any(unknown.values()) else ():
             if self._blank_text in row.value_list or (name, day) in self._changes:
                 continue
             file = files[name]
@@ -324,9 +344,9 @@ class Computation:
                 raise self._refusal(file, [day], "wrote JSON that not every reader takes, such as a backslash before x "
                                     "or a number that ends with a point; build it with JSON_OBJECT()")  # fmt: skip
         for name in batch.metrics:
-            missing = [day for day in batch.dates if (name, day) not in self._changes]
+            missing = [day for day in batch.dates_of[name] if (name, day) not in self._changes]
             if missing:
-                raise self._refuse_missing(files[name], batch.dates, missing)
+                raise self._refuse_missing(files[name], batch.dates_of[name], missing)
         self._store.keep_replaced(self._replaced, before.moment, self._run_id)
         return sorted(self._changes.values(), key=lambda change: (change.metric_date, change.metric))
 
@@ -387,7 +407,7 @@ class Computation:
     def _computed(self, results: Sequence[StepResult]) -> list[Computed]:
         return [
             Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path)
+                     file.path, file.final_after)
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
@@ -420,10 +440,25 @@ class Computation:
             elif result.step.file.is_helper:
                 new = [day for day in dates if before.state(name, day).state == "missing"]
                 changed.setdefault(name, []).extend(new)
-        partly = frozenset(name for name, dates in computed.items() if dates < len(batch.dates))
-        written = Written(batch.dates, list(computed), partly, {name: days for name, days in changed.items() if days})
+        partly = frozenset(name for name, dates in computed.items() if dates < len(batch.dates_of[name]))
+        changed = {name: days for name, days in changed.items() if days}
         catalog = self._catalog
-        return reopened(written, catalog.dependents, catalog.reads, catalog.early_dependents, catalog.helper_names)
+        found = []
+        if computed:
+            written = Written(batch.dates_of, list(computed), partly, changed)
+            found = reopened(written, catalog.dependents, catalog.reads, catalog.early_dependents, catalog.helper_names)
+        return found + self._later_periods(batch, any(change.kind == "changed" for change in changes))
+
+    def _later_periods(self, batch: Batch, has_changed: bool) -> list[tuple[str, date, date]]:
+        """Return the cells of periods that hold the last date of the batch and end later, if its source was looked at.
+
+        A file that looks back at the source has read what it held then, so they must be computed again.
+        """
+        last = batch.dates[-1]
+        if batch.if_changed and not has_changed:
+            return []
+        ends = {name: self._catalog.period(name).ends_containing(last)[-1] for name in sorted(batch.looks_again)}
+        return [(name, last + ONE_DAY, end) for name, end in ends.items() if end > last]
 
     # --- errors of a file ---------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from src.dates import ONE_DAY
 
 @dataclass(frozen=True)
 class Written:
-    """What a transaction wrote on ascending dates without gaps."""
+    """What a transaction wrote."""
 
-    dates: Sequence[date]
+    dates_of: Mapping[str, Sequence[date]]  # the ascending dates of each name that ran: ends of its periods
     ran: Sequence[str]  # metrics and helpers, in the order in which they ran
     partly: frozenset[str]  # those of them that were computed on some of the dates only
     changed: Mapping[str, Sequence[date]]  # the dates on which a value changed, or was missing
@@ -39,7 +39,7 @@ def reopened(
     In a load of several dates, a dependent that ran before what it reads saw old rows or blanks: its cells of this load
     are reopened, but for the first date.
     """
-    first, last = written.dates[0], written.dates[-1]
+    last = {name: written.dates_of[name][-1] for name in written.ran}
     place = {name: number for number, name in enumerate(written.ran)}
     since: dict[str, date] = {}
 
@@ -48,17 +48,15 @@ def reopened(
 
     for name, days in written.changed.items():
         if name not in keeps_own or name in reads[name]:
-            reopen(name, last + ONE_DAY)
+            reopen(name, last[name] + ONE_DAY)
         for dependent in dependents[name]:
             if place.get(dependent, -1) > place[name] and dependent not in written.partly:
-                reopen(dependent, last + ONE_DAY)
+                reopen(dependent, last[dependent] + ONE_DAY)
             elif dependent in stands_before[name]:
                 reopen(dependent, min(days) + ONE_DAY)
             else:
                 reopen(dependent, min(days))
     found = [(name, day, date.max) for name, day in sorted(since.items())]
-    if first < last:
-        early = {dependent for name in written.ran for dependent in dependents[name]
-                 if place.get(dependent, place[name]) < place[name]}  # fmt: skip
-        found += [(name, first + ONE_DAY, last) for name in sorted(early)]
-    return found
+    early = {dependent for name in written.ran for dependent in dependents[name]
+             if place.get(dependent, place[name]) < place[name] and len(written.dates_of[dependent]) > 1}  # fmt: skip
+    return found + [(name, written.dates_of[name][0] + ONE_DAY, last[name]) for name in sorted(early)]

@@ -11,6 +11,7 @@ from itertools import groupby
 from src.dates import OLDEST_DATE, ONE_DAY, date_range, parse_date, span
 from src.errors import UsageError
 from src.metric_file.file import MetricFile, Mode
+from src.metric_file.period import DAY
 from src.sql_loader import Catalog
 from src.storage.store import DueCell
 
@@ -48,13 +49,19 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one transaction computes: some files on one date, or in an initial load on all dates of a chunk."""
+    """What one transaction computes: some files on one date, or in an initial load on all dates of a chunk.
+
+    A file runs on those of the dates that end one of its periods.
+    """
 
     mode: Mode
     dates: tuple[date, ...]  # ascending, without gaps
     files: tuple[MetricFile, ...]  # in run order
     if_needed: frozenset[str] = frozenset()  # helpers that run only on dates on which their cell is not current
     goes_on: bool = False  # without what fails and its dependents
+    with_running: bool = False  # and the period of each file that runs on the last date
+    looks_again: frozenset[str] = frozenset()  # names whose later periods hold these dates: the source was looked at
+    if_changed: bool = False  # they are reopened only if a value has changed
 
     @property
     def label(self) -> str:
@@ -76,6 +83,18 @@ class Batch:
         """The names with cells."""
         return [*self.metrics, *self.helpers]
 
+    @cached_property
+    def dates_of(self) -> dict[str, list[date]]:
+        """The dates on which each name runs."""
+        return {file.name: self._dates_of(file) for file in self.files}
+
+    def _dates_of(self, file: MetricFile) -> list[date]:
+        if file.period == DAY:
+            return [*self.dates]
+        ends = file.period.ends(self.dates[0], self.dates[-1])
+        running = file.period.end_of(self.dates[-1])
+        return [*ends, running] if self.with_running and file.has_running_row and running not in ends else ends
+
     def without(self, names: Collection[str]) -> Batch:
         """Return the batch without the files of some names."""
         return replace(self, files=tuple(file for file in self.files if file.name not in names))
@@ -96,19 +115,25 @@ def dates_asked_for(arguments: RunArguments, history_start: date | None, today: 
 
 
 def batch_of(
-    catalog: Catalog, mode: Mode, dates: Sequence[date], names: Collection[str], goes_on: bool = False
-) -> Batch:
-    """Return the batch of some names, of the work tables that they read, and of the helpers that they need."""
-    chosen = frozenset(names)
+    catalog: Catalog, mode: Mode, dates: Sequence[date], names: Collection[str], goes_on: bool = False,
+    with_running: bool = False,
+) -> Batch:  # fmt: skip
+    """Return the batch of those names of which a period ends within the dates, and of what they need.
+
+    They need the work tables and, on dates on which their cells are not current, the helpers that they read.
+    """
+    every = Batch(mode, tuple(dates), catalog.in_mode(mode), with_running=with_running)
+    chosen = frozenset(name for name in names if every.dates_of.get(name))
     needed: set[str] = set()
     new: Collection[str] = chosen
     while new:
         new = {read for name in new for read in catalog.reads.get(name, ()) if read in catalog.helper_names}
         new -= chosen | needed
         needed |= new
+    needed = {name for name in needed if every.dates_of.get(name)}
     wanted = chosen.union(needed, *(catalog.work_tables_of(name) for name in chosen | needed))
-    files = tuple(file for file in catalog.in_mode(mode) if file.name in wanted)
-    return Batch(mode, tuple(dates), files, frozenset(needed), goes_on)
+    files = tuple(file for file in every.files if file.name in wanted)
+    return replace(every, files=files, if_needed=frozenset(needed), goes_on=goes_on)
 
 
 def chunks(arguments: RunArguments, dates: Sequence[date]) -> Iterator[Sequence[date]]:
@@ -131,8 +156,21 @@ def lookback_batches(
     """
     for back in range(days + 1, 1, -1):
         day = today - back * ONE_DAY
-        if some := [name for name in names if first.get(name, today) <= day]:
-            yield batch_of(catalog, Mode.INCREMENTAL, [day], some, goes_on=True)
+        some = [name for name in names if first.get(name, today) <= day]
+        batch = batch_of(catalog, Mode.INCREMENTAL, [day], some, goes_on=True)
+        if batch.files:
+            yield replace(batch, looks_again=frozenset(catalog.periods).intersection(names), if_changed=True)
+
+
+def running_batches(catalog: Catalog, names: Collection[str], today: date, goes_on: bool) -> Iterator[Batch]:
+    """Yield the periods that run and do not end today, a transaction for those that end together."""
+    ends: dict[date, list[str]] = {}
+    for name, period in catalog.periods.items():
+        file = catalog.by_name[name][0]
+        if name in names and name in catalog.nightly and file.has_running_row and not period.is_end(today):
+            ends.setdefault(period.end_of(today), []).append(name)
+    for end, some in sorted(ends.items()):
+        yield batch_of(catalog, Mode.INCREMENTAL, [end], some, goes_on)
 
 
 def due_batch(

@@ -52,11 +52,12 @@ class Ahead:
 class Readers:
     """Compute steps on up to `count` connections beside `database`, which must be connected.
 
-    The thread that owns `database` calls every method. `has_ended` tells whether a date was over at a moment.
+    The thread that owns `database` calls every method. `has_ended` tells whether a date, and so many days after it,
+    were over at a moment.
     """
 
     def __init__(
-        self, database: DatabaseManager, settings: Settings, count: int, has_ended: Callable[[date, int], bool]
+        self, database: DatabaseManager, settings: Settings, count: int, has_ended: Callable[[date, int, int], bool]
     ) -> None:
         self._db = database
         self._settings = settings
@@ -92,20 +93,20 @@ class Readers:
         if not self._count or self._catalog is None:
             return
         if self._session != self._db.connection_id:  # the first time, or after a retry
-            self.stop()
+            self.close()
             self._session = self._db.connection_id
         if self._paths is None:
             self._paths = plain_files(self._catalog, self._db)
         # Readers begin at the end, where the writer comes last, but with what takes longest.
         now = [step for step in reversed(steps) if self.may_run(step.file)]
         now.sort(key=lambda step: not step.file.is_set_based)
-        ended = (step for step in ahead if self._have_ended(step, moment) == {True})
+        ended = (step for step in ahead if all(self._has_ended(day, moment, 0) for day in step.dates))
         wanted = {_key(step): step for step in chain(now, ended)}
         with self._changed:
             for key in [*self._asked]:
                 # A value counts as computed when its SELECT began: it must not become final by a later clock.
                 step = wanted.get(key)
-                if step is None or self._have_ended(step, moment) != self._have_ended(step, self._asked[key][1]):
+                if step is None or self._complete(step, moment) != self._complete(step, self._asked[key][1]):
                     self._forget(key)
             self._waiting = {key: step for key, step in wanted.items() if key not in self._asked}
             self._moment = moment
@@ -131,7 +132,7 @@ class Readers:
             raise found
         return found
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End every reader and what it does in the server, and throw away what was computed."""
         readers, self._readers = self._readers, []
         with self._changed:
@@ -175,8 +176,9 @@ class Readers:
 
     # --- within -------------------------------------------------------------------------------------------------------
 
-    def _have_ended(self, step: Step, moment: int) -> set[bool]:
-        return {self._has_ended(day, moment) for day in step.dates}
+    def _complete(self, step: Step, moment: int) -> list[bool]:
+        """Tell for each date of a step whether it was over, and whether its number was complete, at a moment."""
+        return [self._has_ended(day, moment, after) for day in step.dates for after in (0, step.file.final_after)]
 
     def _forget(self, key: Key) -> None:
         self._asked.pop(key, None)
@@ -306,13 +308,12 @@ def _is_plain(file: MetricFile, catalog: Catalog, written: frozenset[str]) -> bo
     if file.declared_reads or catalog.reads_everything(file) or catalog.reads_of(file):
         return False
     statement, reads = file.statements[0], file.reads
-    names = {table.name for table in reads.tables}
-    words = statement.words
+    views = {name.rpartition(".")[2] for name in catalog.views}  # and stored functions
     return (
-        not names & (written | catalog.views.keys())
-        and not reads.functions.keys() & (SESSION_FUNCTIONS | catalog.views.keys())
+        (written | views).isdisjoint(table.name for table in reads.tables)
+        and (SESSION_FUNCTIONS | views).isdisjoint(function.name for function in reads.functions)
+        and not any(function.schema for function in reads.functions)
         and all(token.kind not in ("variable", "setting") for token in statement.code)
-        and not any(words[i] == "." and words[i + 2] == "(" for i in range(len(words) - 2))  # other_schema.function()
     )
 
 

@@ -145,7 +145,10 @@ def _date_of(step: Step, value: Any) -> date:
         day = day.date()
     if not isinstance(day, date) or isinstance(day, datetime):
         raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is not a date; select DATE(...)")
-    if not step.dates[0] <= day <= step.dates[-1]:
+    if day not in step.dates:
+        end = step.file.period.end_of(day)
+        if end != day:
+            raise QueryError(f"a row is of {day}, where no {step.file.period} ends; its period ends on {end}")
         raise QueryError(f"a row is of {day}, which is not among the dates asked for ({step.label}); look at the WHERE")
     return day
 

@@ -6,9 +6,9 @@ import hashlib
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from src.errors import DatabaseError, LockedError
+from src.errors import DatabaseError, LockedError, StatementError
 from src.server.codes import NO_SUCH_FUNCTION, OVER_THE_LIMIT, QUERY_KILLED, TRANSIENT
 
 if TYPE_CHECKING:
@@ -108,12 +108,23 @@ class RunLock:
         holder = self._db.query(f"SELECT IS_USED_LOCK('{self._name}')")[0][0]
         if holder is None:
             return "another run held the lock until just now; start again"
-        seen = next((row for row in self._db.query("SHOW FULL PROCESSLIST") if row[0] == holder), None)
-        host = f" from {seen[2] or 'this host'}" if seen else ""
-        tag = _TAG.search(str(seen[7])) if seen else None
+        seen = self._in_process_list(holder)
+        host = f" from {seen.get('Host') or 'this host'}" if seen else ""
+        tag = _TAG.search(str(seen.get("Info")))
         work = f", running {tag[1]}" if tag else ""
         return (
             f"another run is in progress on database {self._db.name}: connection {holder}{host}{work}. Wait for it "
             "with --wait SECONDS; if its process is gone, the server frees the lock when the statement ends, "
             f"or at once with: KILL {holder}"
         )
+
+    def _in_process_list(self, session: int) -> dict[str, Any]:
+        """Return what the process list says of a session, by column; nothing if the list cannot be read."""
+        try:
+            with self._db.select("SHOW FULL PROCESSLIST") as (columns, rows):
+                sessions = [dict(zip(columns, row, strict=True)) for row in rows]
+        except StatementError as error:
+            if error.code in TRANSIENT:
+                raise
+            return {}
+        return next((each for each in sessions if each.get("Id") == session), {})

@@ -5,28 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from config.database import Settings
-from src.errors import DatabaseError, SettingsError
-
-NEEDS_CRYPTOGRAPHY = (
-    "caching_sha2_password over TCP needs TLS; set DB_SSL_MODE=required, or verify-ca to know who answers"
-)
-
-
-def _refuse_password(connection: object) -> None:
-    """Stand in for the authentication methods that send the password as it is."""
-    message = "the server asks for the password in clear text; set DB_SSL_MODE=verify-ca or verify-identity"
-    raise DatabaseError(2059, message)
+from src.errors import SettingsError
 
 
 def driver_arguments(settings: Settings) -> dict[str, Any]:
     """Return the driver's arguments for DB_SSL_MODE, over TCP."""
     mode = settings.db_ssl_mode
-    # Without a verified certificate, whoever answers may be anybody.
-    plain = {} if mode.startswith("verify") else {"mysql_clear_password": _refuse_password, "dialog": _refuse_password}
     if mode == "disabled":
-        return {"ssl_disabled": True, "auth_plugin_map": plain}
+        return {"ssl_disabled": True}
     if mode == "preferred" and not settings.db_ssl_cert:
-        return {"auth_plugin_map": plain}  # the driver's default: TLS where the server offers it, unverified
+        return {}  # the driver's default: TLS where the server offers it, unverified
     import ssl
 
     for name in ("db_ssl_ca", "db_ssl_cert", "db_ssl_key"):
@@ -45,4 +33,4 @@ def driver_arguments(settings: Settings) -> dict[str, Any]:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-identity"
     context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
-    return {"ssl": context, "auth_plugin_map": plain}
+    return {"ssl": context}

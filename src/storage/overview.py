@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import NamedTuple
 
-from src.dates import ONE_DAY, date_range
+from src.dates import ONE_DAY
 from src.db_manager import DatabaseManager, Row
+from src.metric_file.period import DAY, Nightly, Period
 from src.storage.changes import StoredRow, differences
 
 STATES = ("missing", "open", "reopened", "waiting", "final")
@@ -40,6 +41,7 @@ class CellsOf:
 
     name: str
     is_helper: bool
+    period: Period = DAY
     first: date | None = None
     newest: date | None = None
     newest_final: date | None = None
@@ -53,10 +55,12 @@ class CellsOf:
     computed_at: str | None = None  # of the newest date, in UTC
     milliseconds: int | None = None
 
+    final_after: int = 0  # days after the end of a period for which its number is not complete
+
     def put(self, day: date, state: str, today: date) -> None:
-        """Count a cell, and list a date that is over and not final."""
+        """Count a cell, and list a date whose number could be final and is not."""
         self.counts[state] += 1
-        if day < today and state != "final":
+        if day + self.final_after * ONE_DAY < today and state != "final":
             {"missing": self.missing, "waiting": self.waiting}.get(state, self.reopened).append(day)
 
 
@@ -83,8 +87,11 @@ class Overview:
         self._db = database
         self._today = today
 
-    def cells(self, definitions: Mapping[str, str]) -> dict[str, CellsOf]:
-        """Return the cells of every name that has rows or states; `definitions` are the present ones, by name."""
+    def cells(self, definitions: Mapping[str, str], nightly: Mapping[str, Nightly]) -> dict[str, CellsOf]:
+        """Return the cells of every name that has rows or states.
+
+        `definitions` are the present ones, and `nightly` is what nights compute, both by name.
+        """
         sums = {
             name: Sum(bool(is_helper), first, newest, number, frozenset({low, high} - {None}), failed is not None)
             for name, is_helper, first, newest, number, low, high, failed in self._db.query(
@@ -102,7 +109,9 @@ class Overview:
             not_final.setdefault(name, {})[day] = state
         found = {}
         for name in sorted(sums.keys() | rows):
-            found[name] = cells = CellsOf(name, name not in rows and sums[name].is_helper)
+            of_night = nightly.get(name, Nightly())
+            is_helper = name not in rows and sums[name].is_helper
+            found[name] = cells = CellsOf(name, is_helper, of_night.period, final_after=of_night.final_after)
             states = not_final.get(name, {})
             if not self._fill(cells, states, sums.get(name), rows.get(name)):
                 self._look_closer(cells)
@@ -120,26 +129,23 @@ class Overview:
         return [Correction(*row) for row in found]
 
     def _fill(self, cells: CellsOf, states: Mapping[date, str], states_sum: Sum | None, rows: Row | None) -> bool:
-        """Fill in the cells if each date from the first row on has a state and each row its own; else return False."""
+        """Fill in the cells if each period since the first row has a state and each row its own; else return False."""
         if states_sum is None:
             return False
         missing = sum(state == "missing" for state in states.values())
-        first, newest = states_sum.first, states_sum.newest
-        if newest > self._today or states_sum.number != (newest - first).days + 1:
+        first, newest, running = states_sum.first, states_sum.newest, cells.period.end_of(self._today)
+        ends = cells.period.ends(first, newest)
+        if newest > running or states_sum.number != len(ends) or states.get(first) == "missing":
             return False
-        if newest < self._today - ONE_DAY or states.get(first) == "missing":
+        if newest < cells.period.row_before(running):
             return False
-        if rows is not None and (rows[0] != first or rows[1] > self._today or rows[2] != states_sum.number - missing):
+        if rows is not None and (rows[0] != first or rows[1] > running or rows[2] != states_sum.number - missing):
             return False
         if rows is None and not states_sum.is_helper:
             return False
-        cells.first, cells.newest = first, newest
-        while cells.newest in states and states[cells.newest] == "missing":
-            cells.newest -= ONE_DAY
-        last = cells.newest
-        while last in states and last > first:
-            last -= ONE_DAY
-        cells.newest_final = None if last in states else last
+        cells.first = first
+        cells.newest = next(day for day in reversed(ends) if states.get(day) != "missing")
+        cells.newest_final = next((day for day in reversed(ends) if day not in states), None)
         for day, state in states.items():
             cells.put(day, state, self._today)
         cells.counts["final"] = states_sum.number - len(states)
@@ -153,14 +159,15 @@ class Overview:
         if not cells.is_helper:
             rows = self._db.query("SELECT metric_date FROM bi_metrics WHERE metrics = %s", (cells.name,))
             states = {day: states.get(day, "reopened") for (day,) in rows}
+        running = cells.period.end_of(self._today)
         there = sorted(day for day, state in states.items() if state != "missing")
-        cells.future = [day for day in there if day > self._today]
-        there = [day for day in there if day <= self._today]
+        cells.future = [day for day in there if day > running]
+        there = [day for day in there if day <= running]
         if not there:
             return
         cells.first, cells.newest = there[0], there[-1]
         cells.newest_final = max((day for day in there if states[day] == "final"), default=None)
-        for day in date_range(cells.first, self._today):
+        for day in sorted({*cells.period.ends(cells.first, running), *there}):
             state = states.get(day, "missing")
             if day < self._today or state != "missing":
                 cells.put(day, state, self._today)

@@ -35,7 +35,7 @@ def apply_schema() -> list[str]:
     with closing(DatabaseManager(replace(settings, db_time_zone="+00:00"))) as database:
         database.connect()
         _keep_runs_out(database)
-        done = _create(database)
+        done = create_tables(database)
         is_empty = not database.query("SELECT 1 FROM bi_metrics LIMIT 1")
         if not is_empty and not database.query("SELECT 1 FROM bi_metric_state LIMIT 1"):
             done += _store_states(database, settings.metrics_timezone)
@@ -58,7 +58,7 @@ def _keep_runs_out(database: DatabaseManager) -> None:
         raise LockedError(f"{what}; when it has ended, start ./setup.sh --schema again") from None
 
 
-def _create(database: DatabaseManager) -> list[str]:
+def create_tables(database: DatabaseManager) -> list[str]:
     """Run the statements of sql/schema.sql and return what they created or replaced."""
     before = _objects(database)
     refused = []

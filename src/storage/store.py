@@ -10,12 +10,14 @@ from datetime import date, tzinfo
 from functools import lru_cache
 from typing import Any, Literal
 
-from src.dates import ONE_DAY, date_range, day_end, utc_text
+from src.dates import ONE_DAY, day_end, utc_text
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError
+from src.metric_file.period import Nightly
 from src.storage.changes import StoredRow
 
 Cell = tuple[str, date]  # a metric or a helper, and one of its dates
+DatesOf = Mapping[str, Sequence[date]]  # names, each with ascending dates
 State = Literal["missing", "open", "reopened", "waiting", "final"]
 CURRENT = frozenset({"waiting", "final"})  # computing such a cell now gives the same
 BLANK = "not computed yet"  # and a random token: what a row of an INSERT metric holds until its file has run
@@ -66,6 +68,7 @@ class Computed:
     definition: str
     milliseconds: int  # of the file's execution, which may have filled more dates
     file: str
+    final_after: int  # days after its date for which its number is not complete
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,9 @@ class MetricStore:
         self._mend_days = mend_days
         self._day_end = lru_cache(4096)(lambda day: day_end(day, zone))
 
-    def has_ended(self, day: date, moment: int) -> bool:
-        """Tell whether a date was over at a moment, in seconds since the epoch."""
-        return moment >= self._day_end(day)
+    def has_ended(self, day: date, moment: int, after: int = 0) -> bool:
+        """Tell whether a date, and so many days after it, were over at a moment, in seconds since the epoch."""
+        return moment >= self._day_end(date.fromordinal(min(day.toordinal() + after, date.max.toordinal())))
 
     def mended_since(self, today: date) -> date:
         """Return the oldest date that a night mends."""
@@ -169,41 +172,46 @@ class MetricStore:
 
     # --- rows, within a transaction -----------------------------------------------------------------------------------
 
-    def before(self, metrics: Collection[str], helpers: Collection[str], dates: Sequence[date]) -> Before:
-        """Ask for the time, the lock, the rows of `metrics`, and the states of both, from the day before on.
+    def before(self, metrics: DatesOf, helpers: DatesOf, bases: Sequence[Cell]) -> Before:
+        """Ask for the time, the lock, the rows of `metrics`, and the states of both and of `bases`.
 
         A row without a state, inserted by hand, counts as reopened; the state of a row that is gone, as missing.
         """
-        day_before = dates[0] - ONE_DAY
+        where, args = _where("m.metrics", "m.metric_date", metrics)
         found = self._db.query(
             f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, m.metrics, m.metric_date, m.data_type, m.f_list, "
-            "IF(m.metric_date = %s, '', m.value_list) "
-            f"FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON m.{_FOR_DATES}",
-            (day_before, _some(metrics), day_before, dates[-1]),
-        )
+            f"m.value_list FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON {where}", args,
+        )  # fmt: skip
         rows = {(row[2], row[3]): StoredRow(*row[4:]) for row in found if row[2] is not None}
+        where, args = _where("metric", "metric_date", {**metrics, **helpers})
         known = {
             (name, day): CellState(state, definition)
             for name, day, state, definition in self._db.query(
-                f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {_STATES_FOR_DATES}",
-                (_some([*metrics, *helpers]), day_before, dates[-1]),
+                f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {where}", args
             )
         }
         states = {cell: known.get(cell, CellState("reopened")) for cell in rows}
         states |= {cell: state for cell, state in known.items() if cell[0] in helpers}
-        return Before(
-            moment=int(found[0][0]),
-            holds_lock=bool(found[0][1]),
-            rows={cell: row for cell, row in rows.items() if cell[1] != day_before},
-            states=states,
-        )
+        return Before(int(found[0][0]), bool(found[0][1]), rows, states | self._states(bases))
 
-    def blank(self, names: Collection[str], dates: Sequence[date], text: str, with_fields: bool) -> None:
+    def _states(self, cells: Sequence[Cell]) -> dict[Cell, CellState]:
+        """Return the states of some cells; that of a row that is gone is left out."""
+        if not cells:
+            return {}
+        found = self._db.query(
+            "SELECT s.metric, s.metric_date, s.state, s.definition FROM bi_metric_state AS s "
+            "LEFT JOIN bi_metrics AS m ON m.metrics = s.metric AND m.metric_date = s.metric_date "
+            "WHERE (s.metric, s.metric_date) IN %s AND (s.is_helper OR m.metrics IS NOT NULL)",
+            (tuple(cells),),
+        )
+        return {(name, day): CellState(state, definition) for name, day, state, definition in found}
+
+    def blank(self, rows: DatesOf, text: str, with_fields: bool) -> None:
         """Replace the values of the rows, and `with_fields` their f_list, by `text`, which no metric computes."""
-        values = [f'"{text}"'] * (1 + with_fields)
+        where, args = _where("metrics", "metric_date", rows)
         self._db.execute(
-            f"UPDATE bi_metrics SET {'f_list = %s, ' * with_fields}value_list = %s WHERE {_FOR_DATES}",
-            (*values, _some(names), dates[0], dates[-1]),
+            f"UPDATE bi_metrics SET {'f_list = %s, ' * with_fields}value_list = %s WHERE {where}",
+            (*[f'"{text}"'] * (1 + with_fields), *args),
         )
 
     def computed_dates(self, name: str, dates: Sequence[date], blank: str) -> set[date]:
@@ -211,14 +219,15 @@ class MetricStore:
         query = f"SELECT metric_date FROM bi_metrics WHERE {_FOR_DATES} AND JSON_UNQUOTE(value_list) <> %s"
         return {day for (day,) in self._db.query(query, ((name,), dates[0], dates[-1], blank))}
 
-    def rows(self, names: Collection[str], dates: Sequence[date]) -> Iterator[tuple[str, date, StoredRow]]:
+    def rows(self, rows: DatesOf) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
+        where, args = _where("metrics", "metric_date", rows)
         query = (
-            "SELECT metrics, metric_date, data_type, f_list, value_list FROM bi_metrics "
-            f"WHERE {_FOR_DATES} ORDER BY metric_date, metrics"
+            f"SELECT metrics, metric_date, data_type, f_list, value_list FROM bi_metrics WHERE {where} "
+            "ORDER BY metric_date, metrics"
         )
-        with self._db.select(query, (_some(names), dates[0], dates[-1])) as (_, rows):
-            for row in rows:
+        with self._db.select(query, args) as (_, found):
+            for row in found:
                 yield row[0], row[1], StoredRow(*row[2:])
 
     def write(self, new: Iterable[NewRow]) -> None:
@@ -247,13 +256,13 @@ class MetricStore:
     # --- states, within a transaction ---------------------------------------------------------------------------------
 
     def write_states(self, cells: Sequence[Computed], moment: int, run_id: str) -> None:
-        """Store the states of cells that were computed at `moment`: final if their date had ended, else open."""
+        """Store the states of cells that were computed at `moment`: final if their number was complete, else open."""
         at = utc_text(moment)
         for part in _parts(cells):
-            values = [
-                (c.name, c.day, c.is_helper, "final" if self.has_ended(c.day, moment) else "open", c.definition, at,
-                 c.milliseconds, c.file, run_id) for c in part
-            ]  # fmt: skip
+            values = []
+            for c in part:
+                state = "final" if self.has_ended(c.day, moment, c.final_after) else "open"
+                values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id))
             self._db.execute(
                 "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, definition, computed_at, "
                 f"milliseconds, file, run_id) VALUES {', '.join(['%s'] * len(values))} ON DUPLICATE KEY UPDATE "
@@ -276,7 +285,7 @@ class MetricStore:
             found += [(name, day) for name, day in cells]
         return found
 
-    def settle(self, inputs: Mapping[str, frozenset[str]], nightly: Mapping[str, bool], today: date) -> None:
+    def settle(self, inputs: Mapping[str, frozenset[str]], nightly: Mapping[str, Nightly], today: date) -> None:
         """Let current cells be waiting if something that they may have read is due, else final; computes nothing.
 
         `inputs` names what each metric or helper reads, directly or through others.
@@ -327,12 +336,12 @@ class MetricStore:
             f"VALUES {', '.join(['%s'] * len(args))}", args,
         )  # fmt: skip
 
-    def reconcile(self, nightly: Mapping[str, bool], today: date) -> None:
+    def reconcile(self, nightly: Mapping[str, Nightly], today: date) -> None:
         """Let the states of the dates that nights mend say what is true of the rows, whatever was done by hand.
 
-        `nightly` names what nights compute, and whether it is a helper. A row without a state becomes reopened. A state
-        whose row is gone becomes missing, and so does each date without either after a first row. What lies before the
-        first row, as a retention job leaves it, is deleted.
+        `nightly` is what nights compute, by name. A row without a state becomes reopened. A state whose row is gone
+        becomes missing, and so does each end of a period without either after a first row. What lies before the first
+        row, as a retention job leaves it, is deleted.
         """
         since = self.mended_since(today)
         self._db.execute(
@@ -359,8 +368,12 @@ class MetricStore:
         )
         for part in _parts(old):
             self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
-        for part in _parts(self.gaps(nightly, today, since)):
-            values = [(name, day, nightly[name], "missing") for name, day in part]
+        self.add_missing(nightly, today)
+
+    def add_missing(self, nightly: Mapping[str, Nightly], today: date) -> None:
+        """Let each end of a period after a first row that has no state be missing."""
+        for part in _parts(self.gaps(nightly, today, self.mended_since(today))):
+            values = [(name, day, nightly[name].is_helper, "missing") for name, day in part]
             self._db.execute(
                 f"INSERT INTO bi_metric_state (metric, metric_date, is_helper, state) "
                 f"VALUES {', '.join(['%s'] * len(values))}", values,
@@ -373,35 +386,35 @@ class MetricStore:
         query = "SELECT metrics, MIN(metric_date), MAX(metric_date) FROM bi_metrics GROUP BY metrics"
         return {name: (first, newest) for name, first, newest in self._db.query(query)}
 
-    def first_dates(self, names: Mapping[str, bool]) -> dict[str, date]:
+    def first_dates(self, names: Mapping[str, Nightly]) -> dict[str, date]:
         """Return the date of the first row of each metric, and of the first cell of each helper, that has one."""
         found = {name: first for name, (first, _) in self.spans().items() if name in names}
-        if helpers := [name for name, is_helper in names.items() if is_helper]:
+        if helpers := [name for name, each in names.items() if each.is_helper]:
             found |= dict(self._db.query(
                 "SELECT metric, MIN(metric_date) FROM bi_metric_state "
                 "WHERE metric IN %s AND state <> 'missing' GROUP BY metric", (helpers,),
             ))  # fmt: skip
         return found
 
-    def gaps(self, names: Mapping[str, bool], today: date, since: date) -> list[Cell]:
-        """Return the dates from `since` to yesterday that have no state though their name has an earlier row."""
+    def gaps(self, names: Mapping[str, Nightly], today: date, since: date) -> list[Cell]:
+        """Return the ends of periods from `since` to yesterday without a state though their name has an earlier row."""
         yesterday = today - ONE_DAY
         starts = {name: max(day, since) for name, day in self.first_dates(names).items() if day <= yesterday}
         counts: dict[str, int] = dict(self._db.query(
             "SELECT metric, COUNT(*) FROM bi_metric_state WHERE metric_date BETWEEN %s AND %s GROUP BY metric",
             (since, yesterday),
         ))  # fmt: skip
-        some = [name for name, start in starts.items() if counts.get(name, 0) <= (yesterday - start).days]
+        ends = {name: names[name].period.ends(start, yesterday) for name, start in starts.items()}
+        some = [name for name in starts if counts.get(name, 0) < len(ends[name])]
         if not some:
             return []
         known = set(self._db.query(
             f"SELECT metric, metric_date FROM bi_metric_state WHERE {_STATES_FOR_DATES}",
             (_some(some), min(starts[name] for name in some), yesterday),
         ))  # fmt: skip
-        return [(name, day) for name in sorted(some) for day in date_range(starts[name], yesterday)
-                if (name, day) not in known]  # fmt: skip
+        return [(name, day) for name in sorted(some) for day in ends[name] if (name, day) not in known]
 
-    def due(self, nightly: Mapping[str, bool], today: date) -> list[DueCell]:
+    def due(self, nightly: Mapping[str, Nightly], today: date) -> list[DueCell]:
         """Return the cells that a night must compute, by date: open, reopened, or missing after a first row."""
         return self._due_of(self._not_final(self.mended_since(today)), nightly, today)
 
@@ -413,9 +426,10 @@ class MetricStore:
         )  # fmt: skip
 
     def _due_of(
-        self, not_final: Sequence[tuple[str, date, State, str]], nightly: Mapping[str, bool], today: date
+        self, not_final: Sequence[tuple[str, date, State, str]], nightly: Mapping[str, Nightly], today: date
     ) -> list[DueCell]:
-        found = [row for row in not_final if row[0] in nightly and row[1] < today and row[2] != "waiting"]
+        found = [row for row in not_final if row[0] in nightly and row[2] != "waiting"
+                 and row[1] + nightly[row[0]].final_after * ONE_DAY < today]  # fmt: skip
         first = self.first_dates(nightly) if any(row[2] == "missing" for row in found) else {}
         return [DueCell(name, day, state == "missing", failed_at) for name, day, state, failed_at in found
                 if state != "missing" or day > first.get(name, today)]  # fmt: skip
@@ -471,6 +485,16 @@ def by_name(cells: Iterable[Cell]) -> dict[str, list[date]]:
     for name, day in cells:
         found[name].append(day)
     return found
+
+
+def _where(name: str, day: str, dates_of: DatesOf) -> tuple[str, list[Any]]:
+    """Return a condition that holds for the dates of each name, and for those between them, with its arguments."""
+    spans: dict[tuple[date, date], list[str]] = {}
+    for each, dates in dates_of.items():
+        if dates:
+            spans.setdefault((dates[0], dates[-1]), []).append(each)
+    terms = [f"({name} IN %s AND {day} BETWEEN %s AND %s)"] * len(spans)
+    return " OR ".join(terms) or "FALSE", [value for span, names in spans.items() for value in (tuple(names), *span)]
 
 
 def _some(names: Iterable[str]) -> tuple[str, ...]:

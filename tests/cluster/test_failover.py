@@ -20,6 +20,7 @@ from tests.cluster.conftest import figures
 from tests.cluster.galera import ACCOUNT, Cluster, wait_for
 from tests.conftest import ROOT, Database, Project, connect, run_script
 from tests.proxy import Proxy
+from tests.reaper import reaper
 
 LAST = date.today() - timedelta(days=1)  # so that no date after it is missing
 FIRST = LAST - timedelta(days=59)
@@ -33,7 +34,8 @@ Rows = dict[tuple[str, str], Any]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three nodes behind a proxy, with the demo game."""
-    with Cluster() as running:
+    running = Cluster()
+    with reaper(running.folder), running:
         node = running.node(0)
         with connect(node.server) as connection:
             run_script(connection, "CREATE DATABASE game CHARACTER SET utf8mb4")
@@ -56,7 +58,7 @@ def database(cluster: Cluster) -> Database:
 @pytest.fixture
 def shipped(project: Project, cluster: Cluster) -> Project:
     """The shipped metrics; commands go through the proxy."""
-    project.write_shipped()
+    project.write_shipped(of_days_alone=True)
     project.env = {
         "DB_SOCKET": "", "DB_HOST": "127.0.0.1", "DB_PORT": str(cluster.proxy_port), "DB_USER": ACCOUNT,
         "METRIC_PARAM_CUTOFF_DATE": str(FIRST - timedelta(days=100)),
