@@ -9,6 +9,8 @@ if __name__ == "__main__":
     use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
     exit_on_signals()
 
+import csv
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
-from src.dates import ONE_DAY, business_zone, parse_date, today_in
+from src.dates import ONE_DAY, business_zone, date_range, parse_date, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, table, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
-from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError
+from src.display.values import lines_of, plain
+from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, UsageError
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import load_tests
@@ -38,11 +41,11 @@ from src.metric_file.step import Parameters, Step
 from src.metric_tests import Tester, select_tests
 from src.running.plan import batch_of
 from src.server.interruption import Interruption
-from src.sql_loader import EVERY_METRIC, load_catalog, select
+from src.sql_loader import EVERY_METRIC, load_catalog, matching, select
 from src.storage.overview import Overview
 from src.storage.scratch import drop_old_ones
 from src.storage.store import MetricStore
-from src.wording import count, printable
+from src.wording import count, listed, printable
 
 OK, PROBLEMS, NOTHING_DONE = 0, 1, 2
 
@@ -57,6 +60,8 @@ examples:
   python list_metrics.py --status                 what is final, what is due and why
   python list_metrics.py --status --max-age 1     as a probe: only metrics with a problem, exit 1 if there is one
   python list_metrics.py --html page.html         the numbers as a page
+  python list_metrics.py --html money.html --tag money     the same of some metrics
+  python list_metrics.py --values 'total_*' 2025-01-01 2025-01-31    the stored values, also with --csv or --json
 
 exit codes: 0 all well, 1 a file has an error, a metric a problem, or a test failed, 2 the question could not be
 answered; with --test also 129, 130 and 143: interrupted
@@ -75,6 +80,10 @@ class ListArguments:
     status: bool = False
     max_age: int | None = None
     html: str | None = None
+    metric: Sequence[str] = ()
+    tag: Sequence[str] = ()
+    values: Sequence[str] = ()
+    csv: bool = False
     days: int = 90
     json: bool = False
 
@@ -112,7 +121,10 @@ class Listing:
             rows.append((numbers.get(file.path, "-"), file.name, kind, runs, reads, file.path, file.description))
         if self.arguments.json:
             keys = ("number", "metric", "data_type", "runs", "reads", "file", "description")
-            write_text(as_json([dict(zip(keys, row, strict=True)) for row in rows]))
+            write_text(as_json([
+                {**dict(zip(keys, row, strict=True)), "title": file.title, "unit": file.unit, "owner": file.owner,
+                 "tags": file.tags, "dimensions": file.dimensions} for file, row in zip(shown, rows, strict=True)
+            ]))  # fmt: skip
         else:
             write_text(table([head, *rows], fit=True))
             for problem in problems:
@@ -224,7 +236,8 @@ class Listing:
         cells = asdict(state.cells)
         counts, failure = cells.pop("counts"), cells.pop("failure")
         return {
-            **cells, "states": counts, "file": state.file.path if state.file else None, "due": state.due,
+            **cells, "states": counts, "file": state.file.path if state.file else None,
+            "owner": state.file.owner if state.file else "", "due": state.due,
             "too_old_for_nights": state.frozen, "vanished": state.is_vanished, "failure": failure,
             "file_errors": state.file_errors, "problems": state.problems(self.today, self.arguments.max_age),
         }  # fmt: skip
@@ -234,7 +247,7 @@ class Listing:
         from src.display.page import page_of, write
 
         with closing(self._connected()) as database:
-            found = self._states(database)
+            found = self._chosen(self._states(database))
             overview, name = Overview(database, self.today), self.settings.db_name
             page = page_of(
                 self._store(database), overview, found, self.catalog, name, self.today, self.arguments.days
@@ -244,6 +257,51 @@ class Listing:
         except OSError as error:
             raise SettingsError(f"--html {file}: cannot write it: {error.strerror or error}") from None
         write_line(f"{page.state}. The page is {file}")
+        return OK
+
+    def _chosen(self, found: list[MetricState]) -> list[MetricState]:
+        """Return the states of the metrics that --metric and --tag choose, and of the helpers that these read."""
+        tags = {tag.lower() for tag in self.arguments.tag}
+        if not tags and not self.arguments.metric:
+            return found
+        known = {tag for state in found if state.file for tag in state.file.tags}
+        if unknown := sorted(tags - known):
+            raise UsageError(f"no metric has the tag {unknown[0]}; there are: {', '.join(sorted(known)) or 'none'}")
+        files = select(self.catalog, Mode.INCREMENTAL, self.arguments.metric)
+        chosen = {file.name for file in files if not tags or tags & set(file.tags)}
+        chosen |= {read for name in chosen & self.catalog.cells for read in self.catalog.inputs[name]
+                   if read in self.catalog.helper_names}  # fmt: skip
+        return [state for state in found if state.name in chosen]
+
+    def values(self, words: Sequence[str]) -> int:
+        """Print the stored values of metrics, one line for each date, or for each item of a timeseries or ranking."""
+        dates = [parse_date(word, self.today) for word in words if _is_date(word)]
+        since = self.today - (self.arguments.days - 1) * ONE_DAY
+        start, end = (dates[0], dates[-1]) if dates else (since, self.today)
+        date_range(start, end)
+        patterns = [name for word in words if not _is_date(word) for name in word.split(",") if name]
+        with closing(self._connected()) as database:
+            store = self._store(database)
+            names = matching(sorted(store.names() | self.catalog.names), patterns, "that is stored or has a file")
+            final = store.final_cells(start)
+            lines = [line for name, day, row in store.rows({name: [start, end] for name in names})
+                     for line in lines_of(name, day, (name, day) in final, row.value_list, row.f_list)]  # fmt: skip
+        lines.sort(key=lambda line: (line.metric, line.metric_date))
+        if self.arguments.json:
+            write_text(as_json([asdict(line) for line in lines]))
+            return OK
+        fields = list(dict.fromkeys(name for line in lines for name in line.values))
+        rows = [
+            [line.metric, str(line.metric_date), str(int(line.is_final)), str(line.item or ""),
+             *(plain(line.values.get(name)) for name in fields)] for line in lines
+        ]  # fmt: skip
+        rows.insert(0, ["metric", "metric_date", "is_final", "item", *fields])
+        if self.arguments.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        elif lines:
+            write_text(table(rows, fit=True))
+        else:
+            write_line(f"No value of {listed(sorted(names))} from {start} to {end}.")
         return OK
 
     def _ask_what_is_stored(self, database: DatabaseManager) -> None:
@@ -275,6 +333,10 @@ def _exit_code(problems: Sequence[Problem]) -> int:
     return PROBLEMS if any(problem.severity == "error" for problem in problems) else OK
 
 
+def _is_date(word: str) -> bool:
+    return word in ("today", "yesterday") or re.match(r"\d{4}-", word) is not None
+
+
 def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     """Return the command line as a ListArguments. Raises UsageError for one that makes no sense."""
     parser = CommandParser("list_metrics.py", __doc__, EXAMPLES)
@@ -294,15 +356,30 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
         "where the newest final row is older, a date is missing or not final, or the last run failed"
     )
     parser.add_argument("--html", metavar="FILE", help="write the numbers as one page that needs nothing else")
-    parser.add_argument("--days", type=at_least(1), default=90, help="with --html: dates per chart (default: 90)")
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME",
+                        help="with --html: only this metric, may be repeated; shell wildcards: 'total_*'")  # fmt: skip
+    parser.add_argument("--tag", action="append", default=[], help="with --html: only metrics of this tag; repeatable")
+    parser.add_argument("--values", nargs="+", action="extend", default=[], metavar=("NAME", "START"),
+                        help="print the stored values of NAME, also 'a,b' or 'total_*', from START to END")  # fmt: skip
+    parser.add_argument("--csv", action="store_true", help="with --values: print CSV")
+    parser.add_argument("--days", type=at_least(1), default=90,
+                        help="dates per chart of --html, and of --values without START (default: 90)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=VERSION)
     arguments = ListArguments(**vars(parser.parse_args(argv)))
     tests = arguments.test is not None
-    if sum(map(bool, (arguments.check, tests, arguments.sql, arguments.status, arguments.html))) > 1:
-        parser.error("--check, --test, --sql, --status and --html exclude each other")
+    answers = (arguments.check, tests, arguments.sql, arguments.status, arguments.html, arguments.values)
+    if sum(map(bool, answers)) > 1:
+        parser.error("--check, --test, --sql, --status, --html and --values exclude each other")
     if tests and (arguments.initial or arguments.json):
         parser.error("--test takes neither --initial nor --json")
+    if (arguments.metric or arguments.tag) and not arguments.html:
+        parser.error("--metric and --tag go with --html")
+    if arguments.csv and (arguments.json or not arguments.values):
+        parser.error("--csv goes with --values, and without --json")
+    dates = [word for word in arguments.values if _is_date(word)]
+    if arguments.values and (len(dates) > 2 or len(dates) == len(arguments.values)):
+        parser.error("--values takes names, and at most a START and an END")
     if arguments.offline and not arguments.check:
         parser.error("--offline goes with --check")
     if arguments.max_age is not None and not arguments.status:
@@ -332,6 +409,8 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
             return listing.status()
         if arguments.html:
             return listing.html(arguments.html)
+        if arguments.values:
+            return listing.values(arguments.values)
         return listing.files()
     except Interrupted as error:
         log.error("%s", error)

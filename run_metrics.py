@@ -101,7 +101,7 @@ class Run:
         self.runner = MetricRunner(self.database, self.store, arguments.retries, arguments.wait)
         readers = 0 if arguments.verify else settings.metrics_readers
         self.readers = Readers(self.database, settings, readers, self.store.has_ended)
-        self.summary = RunSummary(arguments)
+        self.summary = RunSummary(arguments, {file.name: file.owner for file in self.catalog.files if file.owner})
 
     def start(self) -> int:
         """Check everything that can be checked, then run. Returns the exit code."""
@@ -322,7 +322,7 @@ class Run:
 
     def interrupted(self, error: Interrupted) -> None:
         """Stop what the server still does for us, and say what was committed."""
-        left = self.database.left_behind
+        left = self.database.may_be_stored
         log.error("%s", f"{error}. Beware: {left}" if left else error)
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)

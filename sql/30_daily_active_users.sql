@@ -1,4 +1,6 @@
 -- Metric: daily_active_users
+-- Title: Active users
+-- Tags: users
 -- Description: Users with at least one activity on the metric date
 -- Data Type: card
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'daily_active_users' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.active_users')) AS SIGNED) < 0

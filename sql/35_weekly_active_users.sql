@@ -1,4 +1,6 @@
 -- Metric: weekly_active_users
+-- Title: Active users of the week
+-- Tags: users
 -- Description: Users with at least one activity in the week, Monday to Sunday
 -- Data Type: card
 -- Period: week

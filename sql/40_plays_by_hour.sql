@@ -1,4 +1,6 @@
 -- Metric: plays_by_hour
+-- Title: Plays by hour
+-- Tags: games
 -- Description: Games started in each hour of the metric date, 24 points
 -- Data Type: timeseries
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'plays_by_hour' AND metric_date = %(metric_date)s AND JSON_LENGTH(value_list) <> 24

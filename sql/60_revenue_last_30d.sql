@@ -1,4 +1,7 @@
 -- Metric: revenue_last_30d
+-- Title: Revenue, last 30 days
+-- Unit: EUR
+-- Tags: money
 -- Description: Payments within the 30 days that end with the metric date, to the cent
 -- Data Type: card
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'revenue_last_30d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.revenue')) AS DECIMAL(20,2)) < 0

@@ -1,4 +1,7 @@
 -- Metric: monthly_revenue
+-- Title: Revenue of the month
+-- Unit: revenue EUR
+-- Tags: money
 -- Description: Payments of the month, to the cent; to date while the month runs
 -- Data Type: card
 -- Period: month

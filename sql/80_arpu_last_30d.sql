@@ -1,4 +1,7 @@
 -- Metric: arpu_last_30d
+-- Title: Revenue per user, last 30 days
+-- Unit: EUR
+-- Tags: money
 -- Description: Revenue of the last 30 days per user after the cutoff, rounded to the cent; null without users
 -- Data Type: card
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'arpu_last_30d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.arpu')) AS DECIMAL(20,2)) < 0

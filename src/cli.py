@@ -66,7 +66,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return a type for argparse: a number from `least`."""
+    """Return an argparse type: an integer, `least` or more."""
 
     def number(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) >= least):

@@ -79,7 +79,7 @@ class DatabaseManager:
         self._connection: pymysql.Connection[Any] | None = None
         self.server_name = ""  # the database's name as the server compares it
         self.run_lock = RunLock(self, lock_name)
-        self.left_behind = ""
+        self.may_be_stored = ""
         self.warnings = 0  # of the last execute() or select()
         self._largest = 1_000_000  # bytes of a statement
         self._limit = 0.0  # seconds a statement may take; 0: no limit
@@ -130,7 +130,7 @@ class DatabaseManager:
             _forget_rows(cursor)
             self.interruption.check()
             raise self._statement_error(*_code_and_text(error), time.monotonic() - clock) from error
-        except BaseException:  # rows that nobody has read would answer the next question
+        except BaseException:  # unread rows would be taken for the reply to the next query
             _forget_rows(cursor)
             self.close()
             raise
@@ -152,12 +152,12 @@ class DatabaseManager:
     def transaction(self, keep: bool = True) -> Iterator[None]:
         """Commit when the block ends, or roll back with keep=False; on any exception roll back and re-raise.
 
-        With autocommit off the first statement begins the transaction: a savepoint, whose name no file can know. Where
-        it is gone at the end, a statement of the block has ended the transaction: StatementError 1305. After an error
-        `left_behind` says in words what may be stored all the same; it is empty where nothing is.
+        SAVEPOINT, with a random name, starts the transaction, as autocommit is off. If it is gone at the end, a
+        statement of the block has ended the transaction: StatementError 1305. After an error `may_be_stored` says what
+        may have been stored, or is "".
         """
         savepoint = f"bi_{os.urandom(8).hex()}"
-        self.left_behind = ""
+        self.may_be_stored = ""
         released = False
         try:
             self.execute(f"SAVEPOINT {savepoint}")
@@ -167,7 +167,7 @@ class DatabaseManager:
             self._end("COMMIT" if keep else "ROLLBACK")
         except BaseException as error:
             if not released and getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
-                self.left_behind = "a statement has ended the transaction, so a part of the date may be stored"
+                self.may_be_stored = "a statement has ended the transaction, so a part of the date may be stored"
             self.roll_back()
             raise
 
@@ -185,7 +185,7 @@ class DatabaseManager:
             self.execute(statement)
         except (DatabaseError, Interrupted) as error:
             if statement == "COMMIT" and (isinstance(error, Interrupted) or error.code in LOST or self.is_lost()):
-                self.left_behind = "the reply to COMMIT did not come, so the date may be stored"
+                self.may_be_stored = "the reply to COMMIT did not come, so the date may be stored"
             if isinstance(error, DatabaseError) and self.is_lost():  # also where METRIC_TIMEOUT_SECONDS has ended it
                 raise StatementError(2013, f"the reply to {statement} was lost: {error}") from error
             raise

@@ -195,7 +195,7 @@ class MetricRunner:
                 return work()
         except (DateError, StatementError) as error:
             failed = error if isinstance(error, DateError) else DateError(f"{label}: {error}", error.code)
-            left = self._db.left_behind
+            left = self._db.may_be_stored
             message = f"{failed}. Beware: {left}" if left else str(failed)
             raise DateError(message, failed.code, failed.name, failed.dates, bool(left)) from error
 

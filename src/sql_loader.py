@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -313,16 +313,22 @@ def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[Metri
     if not files:
         raise UsageError("there are no metric files in the folder of METRICS_DIR (default: sql/); see docs/metrics.md")
     names = {file.name for file in files}
-    chosen: set[str] = set() if patterns else names
+    where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
+    chosen = matching(names, patterns, where) if patterns else names
+    return tuple(file for file in files if file.name in chosen)
+
+
+def matching(names: Collection[str], patterns: Iterable[str], which: str) -> set[str]:
+    """Return the names that match a shell pattern. Raises UsageError if one matches nothing; `which` tells of what."""
+    chosen: set[str] = set()
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
             near = get_close_matches(pattern, sorted(names), n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
-            where = f"for {'--initial' if mode is Mode.INITIAL else 'single dates'}"
-            raise UsageError(f"no metric {where} matches {pattern!r}{hint} (list_metrics.py shows all)")
+            raise UsageError(f"no metric {which} matches {pattern!r}{hint} (list_metrics.py shows all)")
         chosen |= matched
-    return tuple(file for file in files if file.name in chosen)
+    return chosen
 
 
 def split_name(file_name: str) -> tuple[int | None, str]:

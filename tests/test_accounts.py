@@ -76,7 +76,7 @@ def schemas(server: Server) -> Iterator[Any]:
 
 
 def _use(project: Project, server: Server, connection: Any, schema: str) -> Project:
-    """Point the project at one of the schemas, empty, with its account and the shipped metrics."""
+    """Point the project at one of the schemas, empty, with its account and the shipped metrics of days."""
     connection.select_db(schema)
     run_script(connection, "DELETE FROM bi_metrics; DELETE FROM bi_metric_state; DELETE FROM bi_metric_changes")
     project.database = Database(server, schema, connection)
@@ -87,6 +87,8 @@ def _use(project: Project, server: Server, connection: Any, schema: str) -> Proj
     tables = rf"\b(FROM|JOIN) ({'|'.join(game.TABLES)})\b"
     for path in shipped_sql():
         text = (ROOT / "sql" / path).read_text()
+        if "-- Period:" in text or path.startswith("tests/"):
+            continue  # how many rows there are would depend on today's weekday
         project.write(path, text if schema == "game" else re.sub(tables, r"\1 game.\2", text))
     project.write("90_with_temporary_table.sql", TEMPORARY)
     return project

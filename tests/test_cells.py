@@ -108,9 +108,12 @@ def test_yesterday_comes_first_and_one_broken_file_costs_only_its_own_numbers(he
     here.write("30_reader.sql", metric_sql("reader", "(SELECT JSON_EXTRACT(value_list, '$.n') FROM bi_metrics "
                "WHERE metrics = 'bad' AND metric_date = %(metric_date)s)"))  # fmt: skip
     ok(here.run(ago(6), ago(5)))
-    here.write("20_bad.sql", metric_sql("bad", "(SELECT n FROM nowhere WHERE n = %(metric_date)s)"))
-    result = here.run(env={"METRICS_ON_FAILURE": "metric"})
+    failing = metric_sql("bad", "(SELECT n FROM nowhere WHERE n = %(metric_date)s)", "-- Owner: Ann, data team")
+    here.write("20_bad.sql", failing)
+    result = here.run(env={"METRICS_ON_FAILURE": "metric", "METRICS_ON_END": "cat"})
     assert result.returncode == 1
+    told = json.loads(here.log().split("METRICS_ON_END: ")[1].split("\n")[0])["failed_cells"]
+    assert {(each["metric"], each["owner"]) for each in told} == {("bad", "Ann, data team")}
     first = next(line for line in result.stdout.splitlines() if line.startswith("20"))
     assert first.startswith(f"{ago(1)}  1 metric: 1 new; without bad, reader"), result.stdout
     assert [state(here, "good", ago(n)) for n in (4, 3, 1)] == ["final"] * 3

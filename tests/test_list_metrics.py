@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -56,6 +58,16 @@ def test_the_listing_shows_the_run_order_and_what_each_file_is_and_reads(project
     assert [(each["number"], each["file"], each["runs"]) for each in initial[:3]] == [
         ("-", "sql/_05_off.sql", "per date"), ("1", "sql/9_nine.sql", "per date"),
         ("2", "sql/initial/10_ten.sql", "set-based"),
+    ]  # fmt: skip
+
+
+def test_the_listing_as_json_has_what_the_header_says_to_people(project: Project) -> None:
+    header = "-- Title: Money, in total\n-- Unit: EUR\n-- Owner: Ann\n-- Tags: Money, weekly\n-- Tags: money\n"
+    project.write("1_a.sql", f"{header}-- Dimensions: country, platform\n{metric_sql('a')}")
+    project.write("2_b.sql", metric_sql("b"))
+    keys = ("title", "unit", "owner", "tags", "dimensions")
+    assert [[each[key] for key in keys] for each in json.loads(project.list("--json").stdout)] == [
+        ["Money, in total", "EUR", "Ann", ["money", "weekly"], ["country", "platform"]], ["b", "", "", [], []]
     ]  # fmt: skip
 
 
@@ -123,7 +135,13 @@ def test_a_question_that_has_no_answer_is_one_line_and_exit_code_2(
     [
         (["--offline"], "--offline goes with --check"),
         (["--status", "--max-age", "x"], "'x' is not a number"),
-        (["--check", "--test"], "--check, --test, --sql, --status and --html exclude each other"),
+        (["--check", "--status"], "--check, --test, --sql, --status, --html and --values exclude each other"),
+        (["--status", "--tag", "money"], "--metric and --tag go with --html"),
+        (["--status", "--csv"], "--csv goes with --values, and without --json"),
+        (["--values", "m", "--csv", "--json"], "--csv goes with --values, and without --json"),
+        (["--values", DAY], "--values takes names, and at most a START and an END"),
+        (["--values", "m", DAY, DAY, DAY], "--values takes names, and at most a START and an END"),
+        (["--check", "--test"], "--check, --test, --sql, --status, --html and --values exclude each other"),
         (["--test", "--json"], "--test takes neither --initial nor --json"),
         (["--sql", "a", DAY, DAY], "--sql takes a NAME and at most one DATE"),
     ],
@@ -238,6 +256,72 @@ def test_a_table_that_cannot_roll_back_is_an_error_and_no_run_begins(project: Pr
     assert run.returncode == 2
     assert run.stderr.startswith(f"Error: {expected}")
     assert project.database.metrics() == []
+
+
+# --- --values and --html ----------------------------------------------------------------------------------------------
+
+ROWS = """
+    INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) VALUES
+    ('money', 'card', '["revenue", "a"]',
+     JSON_OBJECT('a', NULL, 'revenue', CAST('12345678901234567890.10' AS DECIMAL(30, 2))), '2025-01-14'),
+    ('money', 'card', '["revenue", "a"]', '{"a": "x,\\\\n\\\\"y", "revenue": 0}', '2025-01-15'),
+    ('monthly', 'card', '[]', 'null', '2025-01-15'),
+    ('top', 'ranking', '["game", "plays"]', '[{"game": "A", "plays": 9}, {"game": "B", "plays": [true]}]',
+     '2025-01-15'),
+    ('none', 'ranking', '[]', '[]', '2025-01-15');
+    INSERT INTO bi_metric_state (metric, metric_date, state) VALUES ('money', '2025-01-14', 'final');
+"""
+
+
+def test_values_are_printed_flat_and_whole_as_a_table_csv_and_json(project: Project) -> None:
+    project.database.execute(ROWS)
+    done = project.list("--values", "mon*,top", "2025-01-01", DAY, "--csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(csv.reader(io.StringIO(done.stdout))) == [
+        ["metric", "metric_date", "is_final", "item", "revenue", "a", "game", "plays"],
+        ["money", "2025-01-14", "1", "", "12345678901234567890.10", "", "", ""],
+        ["money", "2025-01-15", "0", "", "0", 'x,\n"y', "", ""],
+        ["monthly", "2025-01-15", "0", "", "", "", "", ""],
+        ["top", "2025-01-15", "0", "1", "", "", "A", "9"],
+        ["top", "2025-01-15", "0", "2", "", "", "B", "[true]"],
+    ]  # fmt: skip
+    printed = project.list("--values", "money", "--values", "top", DAY)
+    assert cells(printed.stdout)[0] == ["money", DAY, "0", "0", 'x,\\n"y']
+    assert cells(printed.stdout)[1] == ["top", "2025-01-15", "0", "1", "A", "9"]
+    found = json.loads(project.list("--values", "money", "top", DAY, "--json").stdout)
+    assert [(each["metric"], each["item"], each["values"]) for each in found] == [
+        ("money", None, {"revenue": "0", "a": 'x,\n"y'}), ("top", 1, {"game": "A", "plays": "9"}),
+        ("top", 2, {"game": "B", "plays": [True]}),
+    ]  # fmt: skip
+
+
+def test_values_of_nothing_are_told(project: Project) -> None:
+    project.database.execute(ROWS)
+    assert project.list("--values", "none", DAY).stdout == f"No value of none from {DAY} to {DAY}.\n"
+    wrong = project.list("--values", "mony")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "no metric that is stored or has a file matches 'mony'; did you mean money?" in wrong.stderr
+
+
+def test_metric_and_tag_choose_the_cards_of_the_page_and_the_problems_that_it_tells(project: Project) -> None:
+    project.write("1_a.sql", metric_sql("a", header="-- Tags: Money, weekly\n-- Reads: fill"))
+    project.write("2_b.sql", metric_sql("b", header="-- Tags: money"))
+    project.write("3_c.sql", metric_sql("c"))
+    project.write("0_fill.sql", "-- Description: h\nDELETE FROM per_day WHERE d = %(metric_date)s; SELEC;")
+    page = project.folder / "page.html"
+
+    def titles(*words: str) -> list[str]:
+        done = project.list("--html", str(page), *words)
+        assert done.returncode == 0, done.stderr
+        return re.findall('class="title">(.*?)<', page.read_text())
+
+    assert titles() == ["a", "b", "c"]
+    assert titles("--tag", "money") == ["a", "b"]
+    assert "fill (helper)" in page.read_text()
+    assert titles("--tag", "money", "--metric", "[bc]") == ["b"]
+    assert "fill (helper)" not in page.read_text()
+    assert titles("--metric", "a", "--metric", "c") == ["a", "c"]
+    assert "no metric has the tag mony; there are: money, weekly" in project.list("--html", "x", "--tag", "mony").stderr
 
 
 # --- --sql ------------------------------------------------------------------------------------------------------------

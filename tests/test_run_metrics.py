@@ -544,7 +544,7 @@ def test_a_commit_that_the_server_refuses_has_left_nothing_behind(project: Proje
         manager._end = lambda statement: manager.execute("COMMIT NEVER")  # type: ignore[method-assign, assignment]
         with pytest.raises(StatementError, match="NEVER"), manager.transaction():
             manager.execute("DO 1")
-        assert manager.left_behind == ""
+        assert manager.may_be_stored == ""
 
 
 @contextmanager

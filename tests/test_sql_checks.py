@@ -272,6 +272,8 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("x.sql", f"{HEADER}-- Empty: NaN\n{QUERY}", [("header", 4, 11)]),
     ("x.sql", f"{HEADER}-- Empty:\n{QUERY}", [("header", 4, 10)]),
     ("x.sql", f"{HEADER}-- Read: y\n{QUERY}", [("header", 4, 10)]),
+    ("x.sql", f"{HEADER}-- Dimensions: country\n{QUERY}", [("header", 4, 16)]),
+    ("x.sql", f"{HEADER.replace('card', 'ranking')}-- Title: X, the best\n-- Dimensions: country\n{QUERY}", []),
     ("x.sql", f"{HEADER}-- Reads: x, y\n{QUERY}", [("no-initial-file", 4, 11)]),
     ("x.sql", f"{HEADER}-- Reads: *\n{QUERY}", []),
     # what it reads
@@ -602,7 +604,8 @@ def test_a_metric_that_is_added_to_itself_is_not_idempotent_either(tmp_path: Pat
 
 
 NEARLY = ["Read", "read", "Raeds", "Chek", "Checks", "Data-Type", "data_type", "DataType", "Data  Type", "Alow",
-          "Allows", "Emtpy", "Discription", "Metrics", "Metirc"]  # fmt: skip
+          "Allows", "Tag", "Units", "Titel", "Dimension", "Owners",
+          "Emtpy", "Discription", "Metrics", "Metirc"]  # fmt: skip
 PROSE = """
 -- Note: the cutoff is inclusive|-- Notes: none|-- Example: 2025-01-15 has 12|-- TODO: drop this in March|-- FIXME: slow
 -- Owner: Ann|-- Author: Bob|-- Source: payments|-- Sources: payments, users|-- See: https://example.com/wiki

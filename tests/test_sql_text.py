@@ -205,8 +205,8 @@ def test_the_header_is_what_stands_above_the_code() -> None:
     assert [(check.value, check.line, check.column) for check in script.checks] == [
         ("SELECT %(a)s, ';' ;", 8, 14), ("SELECT 2", 9, 11),
     ]  # fmt: skip
-    assert script.header_list("reads") == {"a", "b"}
-    assert script.header_list("allow") == {"e", "f", "g"}
+    assert script.header_list("reads") == ("a", "b")
+    assert script.header_list("allow") == ("e", "f", "g")
     assert script.parameters == {"b"}
 
 

@@ -1,4 +1,6 @@
 -- Metric: top_100_games_played
+-- Title: Top 100 games
+-- Tags: games
 -- Description: The 100 games played most within the 30 days that end with the metric date
 -- Data Type: ranking
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND (JSON_LENGTH(value_list) > 100 OR JSON_EXTRACT(value_list, '$[0].rank') <> 1)

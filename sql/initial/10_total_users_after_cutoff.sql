@@ -1,4 +1,6 @@
 -- Metric: total_users_after_cutoff
+-- Title: Users since the cutoff
+-- Tags: users
 -- Description: Users who signed up on or after the cutoff date, up to the end of the metric date
 -- Data Type: card
 -- Check: SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS today JOIN bi_metrics AS day_before ON day_before.metrics = today.metrics AND day_before.metric_date = %(metric_date)s - INTERVAL 1 DAY WHERE today.metrics = 'total_users_after_cutoff' AND today.metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(today.value_list, '$.total_users')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(day_before.value_list, '$.total_users')) AS SIGNED)

@@ -1,4 +1,6 @@
 -- Metric: new_users_last_60d
+-- Title: New users, last 60 days
+-- Tags: users
 -- Description: Users who signed up within the 60 days that end with the metric date
 -- Data Type: card
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'new_users_last_60d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.new_users')) AS SIGNED) < 0

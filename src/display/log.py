@@ -30,7 +30,7 @@ def write_text(text: str) -> None:
 
 
 def _write(text: str, stream: Any) -> None:
-    """Print a text. A reader who has left, as `| head` does, or a full disk stops no metric."""
+    """Print a text. Never raises: a closed pipe or a full disk must not stop the run."""
     if stream is None:  # closed before the start
         return
     try:
@@ -70,7 +70,7 @@ def set_log_level(level: str) -> None:
 
 
 class Console(logging.Handler):
-    """Warnings and errors, on stderr; the warnings are kept. What is said of single files stays in the log."""
+    """Warnings and errors, on stderr; the warnings are kept. Records of bi_metrics.sql go to the log file only."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -60,8 +60,8 @@ class Reporter:
         if self._bar is not None:
             self._bar.update(done if isinstance(done, int) else 1)
 
-    def result(self, result: BatchResult, matters: bool = False) -> None:
-        """Print the line of a batch, and the final rows that it changed; with `matters` also if quiet."""
+    def result(self, result: BatchResult, even_if_quiet: bool = False) -> None:
+        """Print the line of a batch, and the final rows that it changed; also if quiet with `even_if_quiet`."""
         if result.error is not None:
             return self.say(f"{result.batch.label}  failed")
         if self._verbose:
@@ -81,7 +81,7 @@ class Reporter:
         if result.open_from:
             line += f"; not final: {result.open_from} has not ended"
         changed = [change for change in result.changes if change.kind == "changed" and change.was_final]
-        self.say(f"{line}  ({result.milliseconds / 1000:.2f} s)", matters or bool(changed))
+        self.say(f"{line}  ({result.milliseconds / 1000:.2f} s)", even_if_quiet or bool(changed))
         for change in changed[:SHOWN_CHANGES]:
             self.say(f"    {change}", True)
         if len(changed) > SHOWN_CHANGES:
@@ -116,8 +116,9 @@ class Reporter:
 class RunSummary:
     """Adds up the results of a run without holding them: a range may be long."""
 
-    def __init__(self, arguments: RunArguments) -> None:
+    def __init__(self, arguments: RunArguments, owners: Mapping[str, str] | None = None) -> None:
         self._arguments = arguments
+        self._owners = owners or {}  # by metric
         self.dates: Sequence[date] = ()  # that the run is for: once they are set, there is something to resume
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
@@ -195,7 +196,7 @@ class RunSummary:
         return {
             "committed": self.committed,
             "failed": sorted(set(self.failed)),
-            "failed_cells": [{"metric": name, "metric_date": day, "error": text}
+            "failed_cells": [{"metric": name, "metric_date": day, "error": text, "owner": self._owners.get(name, "")}
                              for name, day, text in self.failed_cells],
             "error": self.first_error,
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],

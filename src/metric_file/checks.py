@@ -177,8 +177,8 @@ class _Rules:
         for token in self.script.tokens:
             for match in _PARAMETER.finditer(token.text) if token.kind in ("string", "name") else ():
                 if _nearest(match[1], self.parameters):  # LIKE '%(foo)s' may be meant as it stands
-                    message = f"%({_cut(match[1])})s inside quotes; it brings its own: remove these, or use CONCAT"
-                    yield token.offset + match.start(1) - 2, message
+                    cure = "it is replaced by a quoted value; remove the quotes, or use CONCAT"
+                    yield token.offset + match.start(1) - 2, f"%({_cut(match[1])})s must not be in quotes: {cure}"
 
     def missing_metric_date(self) -> _Found:
         """A metric that does not depend on its date gets the same value for every date."""
@@ -468,6 +468,8 @@ class _Rules:
                 yield line, f"{what} write {_cut(file.name)} here, or rename the file", is_other
             elif key == "data type" and value and value.lower() not in DATA_TYPES:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
+            elif key == "dimensions" and file.data_type == "card":
+                yield line, "a card has one value per date and no dimensions; make it a ranking, or remove this line"
             elif key in _HEADER_VALUES and (said := _refused(_HEADER_VALUES[key], value)):
                 yield line, said, True
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):

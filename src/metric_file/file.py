@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -30,10 +30,10 @@ class Script:
         """Return the value of the first header line with this key (lower case); empty where there is none."""
         return next((line.value for line in self.header if line.key == key), "")
 
-    def header_list(self, key: str) -> frozenset[str]:
-        """Return the comma-separated words of all header lines with this key."""
+    def header_list(self, key: str) -> tuple[str, ...]:
+        """Return the comma-separated words of all header lines with this key, each once, as they stand."""
         words = (word.strip() for line in self.header if line.key == key for word in line.value.split(","))
-        return frozenset(filter(None, words))
+        return tuple(dict.fromkeys(filter(None, words)))
 
     @property
     def checks(self) -> tuple[HeaderLine, ...]:
@@ -94,6 +94,36 @@ class MetricFile:
     @property
     def description(self) -> str:
         return self.script.header_value("description")
+
+    @property
+    def title(self) -> str:
+        """What people call the metric; its name if the header has no title."""
+        return self.script.header_value("title") or self.name
+
+    @property
+    def unit(self) -> str:
+        return self.script.header_value("unit")
+
+    def unit_of(self, name: str, fields: Collection[str]) -> str:
+        """Return the unit of a field: of `-- Unit: revenue EUR, share %` its own, of `-- Unit: EUR` that of all."""
+        parts = [part.partition(" ") for part in self.script.header_list("unit")]
+        if any(field in fields and unit for field, _, unit in parts):
+            return next((unit.strip() for field, _, unit in parts if field == name), "")
+        return self.unit
+
+    @property
+    def owner(self) -> str:
+        return self.script.header_value("owner")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The words of `-- Tags:` in lower case."""
+        return tuple(dict.fromkeys(tag.lower() for tag in self.script.header_list("tags")))
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The columns that say what an item of a timeseries or ranking is about, from `-- Dimensions:`."""
+        return self.script.header_list("dimensions")
 
     @property
     def data_type(self) -> str:
@@ -165,7 +195,7 @@ class MetricFile:
     @property
     def declared_reads(self) -> frozenset[str]:
         """The names of `-- Reads:`, which take the place of those in the text; `*` is every metric."""
-        return self.script.header_list("reads")
+        return frozenset(self.script.header_list("reads"))
 
 
 def _read_or(read_value: Callable[[str], T], text: str, default: T) -> T:

@@ -10,7 +10,8 @@ from functools import cached_property
 
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
-KEYS = ("metric", "description", "data type", "empty", "check", "reads", "allow", "period", "running", "final after")
+KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions", "data type", "empty", "check", "reads",
+        "allow", "period", "running", "final after")  # fmt: skip
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
 
 

@@ -85,7 +85,7 @@ class Computation:
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
-        """Compute the cells of a batch, and look at each row: nothing is taken on trust.
+        """Compute the cells of a batch, and read back each row.
 
         The names of `starts_anew` build on no row of the period before. Raises DateError, which names the file at
         fault, and StatementError.

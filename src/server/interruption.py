@@ -16,7 +16,7 @@ class Interruption:
 
     Nothing is done in a signal handler. What it raises could be swallowed by a destructor, and it runs only between two
     steps of the interpreter: after a signal just before the wait for a reply, not until the reply is there. So a thread
-    ends the connection under the statement that runs, and whoever waits for the reply asks check().
+    ends the connection under the statement that runs, and code that waits for a reply calls check().
     """
 
     def __init__(self) -> None:
