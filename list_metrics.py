@@ -203,8 +203,10 @@ class Listing:
             is_running = database.run_lock.is_taken()
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
+        repairs = repair_commands(shown, found, None)
         if self.arguments.json:
-            write_text(as_json([self._as_dict(state) for state in shown]))
+            metrics = [self._as_dict(state) for state in shown]
+            write_text(as_json({"run_in_progress": is_running, "metrics": metrics, "repairs": repairs}))
             return PROBLEMS if max_age is not None and bad else OK
         if shown:
             head = ("Metric", "Newest", "Final to", "Final", "Waiting", "Due", "ms")
@@ -222,7 +224,7 @@ class Listing:
             write_line("A run is in progress.")
         if max_age is None:
             write_line(f"{in_words(found, self.today)[0]}.")
-        for line in repair_commands(shown, found, None):
+        for line in repairs:
             write_line(line)
         return PROBLEMS if max_age is not None and bad else OK
 
@@ -235,6 +237,8 @@ class Listing:
     def _as_dict(self, state: MetricState) -> dict[str, Any]:
         cells = asdict(state.cells)
         counts, failure = cells.pop("counts"), cells.pop("failure")
+        period, newest = state.cells.period, state.cells.newest
+        cells |= {"period": str(period), "period_start": period.start_of(newest) if newest else None}
         return {
             **cells, "states": counts, "file": state.file.path if state.file else None,
             "owner": state.file.owner if state.file else "", "due": state.due,

@@ -24,7 +24,8 @@ from pathlib import Path
 from demo.server import Server
 from tests.conftest import FAST, ROOT, Database, connect, run_script
 from tests.engines import INSTALLS, install
-from tests.histories import World, random_history
+from tests.histories import World
+from tests.random_histories import random_history
 
 
 @contextmanager

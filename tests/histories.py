@@ -1,4 +1,4 @@
-"""Random metrics and random histories on a real server, and the promises about cells (docs/design.md, "Final").
+"""A world in which histories happen, on a real server, and the promises about cells (docs/design.md, "Final").
 
 Beside each row the test keeps what its file read when it wrote the row: rows of bi_metrics, rows of helpers' tables and
 days of the source, taken inside the run's own transaction just before the statement. The promises:
@@ -24,13 +24,12 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 from unittest.mock import patch
 
 import run_metrics
@@ -40,15 +39,22 @@ from src.errors import MetricsError, StatementError
 from src.running.plan import RunArguments
 from src.server.interruption import Interruption
 from tests.conftest import Database
+from tests.random_histories import (
+    MOST_METRICS,
+    OLDEST,
+    ONE_DAY,
+    START,
+    Cell,
+    Content,
+    Formula,
+    History,
+    Lost,
+    Metric,
+    closure,
+    days_back,
+)
 
-START = date(2025, 3, 10)  # the day on which each history begins
-OLDEST = START - timedelta(days=30)  # the source and every sum begin here
-ONE_DAY = timedelta(days=1)
-ALL = 9999  # days back: every earlier date
-LIMIT = 1_000_003  # sums over rows stay below it, so that no chain of metrics leaves BIGINT
-MOST_METRICS = 6
 MOST_NIGHTS = 8  # after which only what fails may be due
-EVERY_METRIC = tuple(f"m{n}" for n in range(20))  # m13 is m3 under a new name
 HELPER_TABLES = [f"t_h{n}" for n in range(MOST_METRICS)]
 OTHER_TABLES = [*HELPER_TABLES, *(f"t_w{n}" for n in range(MOST_METRICS))]
 
@@ -68,283 +74,6 @@ LEFT JOIN bi_metric_state s ON s.metric = m.metrics AND s.metric_date = m.metric
 UNION ALL SELECT metric, metric_date, state FROM bi_metric_state WHERE is_helper AND state <> 'missing'
 """
 CURRENT = ("waiting", "final")
-
-Cell: TypeAlias = "tuple[str, date]"
-Content: TypeAlias = "int | str | None"  # a row's number; a text if the row holds none; None if there is no row
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
-
-
-class _Brief:
-    """Shows the fields of a dataclass that are not as usual."""
-
-    def __str__(self) -> str:
-        there = ((field, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
-        return ", ".join(f"{field.name}: {value}" for field, value in there if value != field.default)
-
-
-@dataclass(frozen=True)
-class Formula(_Brief):
-    """What a file computes for a date: sums over days of the source and over rows of others."""
-
-    source: int | None = None  # the date and so many days before it
-    reads: tuple[str, ...] = ()  # names; "*" is every other metric
-    first: int = 0  # their rows, from so many days back
-    last: int = 0  # to so many
-    own: bool = False  # and the own row of the day before
-    modulus: int = LIMIT  # of the sum over rows; 3 makes rows that stay the same though what they read changed
-    factor: int = 1
-
-    def cells(self, name: str, day: date) -> list[Cell]:
-        """Return the cells that it reads."""
-        names = [other for other in EVERY_METRIC if other != name] if "*" in self.reads else self.reads
-        own = [(name, day - ONE_DAY)] if self.own else []
-        return own + [(other, of) for other in names for of in _days(day, self.first, self.last)]
-
-    def days(self, day: date) -> list[date]:
-        """Return the days of the source that it looks at."""
-        return [] if self.source is None else _days(day, self.source)
-
-    def value(self, name: str, day: date, rows: Mapping[Cell, Content], source: Mapping[date, int]) -> int:
-        """Compute the number, as the SQL does."""
-        numbers = {cell: number for cell in self.cells(name, day) if isinstance(number := rows[cell], int)}
-        own = numbers.pop((name, day - ONE_DAY), 0)
-        total = own + self.factor * sum(numbers.values())
-        of_source = self.factor * sum(source.get(of, 0) for of in self.days(day))
-        return total % self.modulus + LIMIT * of_source if self.reads else own + of_source
-
-    def sql(self, name: str) -> str:
-        """Return the SQL expression of the number for the date d.day."""
-
-        def total(number: str, table: str, where: str, column: str, first: int, last: int) -> str:
-            period = f"{column} BETWEEN d.day - INTERVAL {first} DAY AND d.day - INTERVAL {last} DAY"
-            return f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE {where}{period}), 0)"
-
-        def rows(name: str, which: str, first: int, last: int) -> str:
-            if name[0] == "h":
-                return total("b.n", f"t_{name}", "", "b.day", first, last)
-            number, where = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)", f"b.metrics {which} AND "
-            return total(number, "bi_metrics", where, "b.metric_date", first, last)
-
-        terms = [rows(name, f"= '{name}'", 1, 1)] if self.own else ["0"]
-        for other in self.reads:
-            which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
-            terms.append(f"{self.factor} * {rows(other, which, self.first, self.last)}")
-        number = " + ".join(terms)
-        of_source = "0"
-        if self.source is not None:
-            of_source = f"{self.factor} * {total('b.amount', 'events', '', 'b.day', self.source, 0)}"
-        return f"MOD({number}, {self.modulus}) + {LIMIT} * {of_source}" if self.reads else f"{number} + {of_source}"
-
-
-@dataclass(frozen=True)
-class Metric(_Brief):
-    """A metric (m3), a helper with dates (h3) or a work table (w3), and its files; the number is its place in the run.
-
-    With `initial` there are two files, one for dates and an initial one; else one file serves both.
-    """
-
-    name: str
-    formula: Formula
-    initial: Formula | None = None
-    form: str = ""  # select or insert; of a helper, delete (and insert) or upsert
-    is_set_based: bool = False
-    is_early: bool = False  # runs before what it reads
-    copies: str = ""  # the work table that holds the number; the formula is then that of the work table
-
-    @property
-    def reads(self) -> set[str]:
-        """The names that it reads directly."""
-        found = {*self.formula.reads, *(self.initial or self.formula).reads, *[self.copies] * bool(self.copies)}
-        found |= {*EVERY_METRIC} if "*" in found else set()
-        return found - {"*"} | ({self.name} if self.formula.own else set())
-
-    def files(self) -> Iterator[tuple[str, str, Formula, str]]:
-        """Yield folder, file name, formula and text of each file."""
-        file = f"{int(self.name[1:]) % 10 + 1:02}_{self.name}.sql"
-        yield "incremental/" if self.initial else "", file, self.formula, self._text(self.formula)
-        if self.initial:
-            yield "initial/", file, self.initial, self._text(self.initial)
-
-    def _text(self, formula: Formula) -> str:
-        name, table = self.name, f"t_{self.name}"
-        form = self.form or {"m": "select", "h": "delete", "w": "work"}[name[0]]
-        head = f"-- Description: {formula}\n" + "-- Data Type: card\n" * (name[0] == "m")
-        head += "-- Reads: *\n" * ("*" in formula.reads) + "-- Allow: reads-later-metric\n" * self.is_early
-        number = f"{formula.factor} * (SELECT w.n FROM t_{self.copies} w)" if self.copies else formula.sql(name)
-        # Two rows in `fails` make the subquery an error.
-        fails = f"SELECT f.zero FROM fails f WHERE f.metric = {name[1:]} AND d.day BETWEEN f.since AND f.until"
-        dates, period = "(SELECT DATE(%(metric_date)s) AS day) d", "= %(metric_date)s"
-        if self.is_set_based:
-            dates = "JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) d"
-            period = "BETWEEN %(start_date)s AND %(metric_date)s"
-        rows = f"SELECT d.day AS metric_date, CAST({number} + COALESCE(({fails}), 0) AS SIGNED) AS n\nFROM {dates}"
-        insert = f"INSERT INTO {table} (day, n) SELECT q.metric_date, q.n FROM (\n{rows}\n) q"
-        return head + {
-            "select": rows,
-            "insert": "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)\n"
-                      f"SELECT '{name}', 'card', JSON_ARRAY('n'), JSON_OBJECT('n', q.n), q.metric_date "
-                      f"FROM (\n{rows}\n) q\n"
-                      "ON DUPLICATE KEY UPDATE f_list = VALUES(f_list), value_list = VALUES(value_list)",
-            "upsert": f"{insert}\nON DUPLICATE KEY UPDATE n = VALUES(n)",
-            "delete": f"DELETE FROM {table} WHERE day {period};\n{insert}",
-            "work": f"DELETE FROM {table};\n{insert}",
-        }[form] + ";\n"  # fmt: skip
-
-
-def _days(day: date, first: int, last: int = 0) -> list[date]:
-    """Return the dates from `first` to `last` days back."""
-    oldest, newest = max(day - timedelta(days=first), OLDEST), day - timedelta(days=last)
-    return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
-
-
-def snapshot(name: str) -> Metric:
-    return Metric(name, Formula(source=0))
-
-
-def window(name: str, back: int) -> Metric:
-    return Metric(name, Formula(source=back))
-
-
-def cumulative(name: str, *others: str) -> Metric:
-    """A metric that adds the date's source, or rows of others, to its own row of the day before."""
-    if others:
-        return Metric(name, Formula(reads=others, own=True), Formula(reads=others, first=ALL))
-    return Metric(name, Formula(source=0, own=True), Formula(source=ALL))
-
-
-def derived(name: str, *others: str, first: int = 0, modulus: int = LIMIT) -> Metric:
-    """A metric made of others' rows of the date and of `first` days before it; "*": of every other metric."""
-    return Metric(name, Formula(reads=others, first=first, modulus=modulus))
-
-
-def early(name: str, *others: str, first: int = 3) -> Metric:
-    """A metric that runs before the others and is made of their rows of earlier dates."""
-    return Metric(name, Formula(reads=others, first=first, last=1), is_early=True)
-
-
-def copied(name: str, work: Metric) -> Metric:
-    """A metric whose number is that of a work table."""
-    return Metric(name, work.formula, copies=work.name)
-
-
-# --- histories --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A connection that is lost at a COMMIT of a run; without a retry the run ends there, as if it were killed."""
-
-    skip: int  # COMMITs of the run before it
-    after: bool  # the server has committed, and only its reply is lost
-    is_retried: bool
-
-
-@dataclass(frozen=True)
-class History:
-    """Metrics, settings, and what happens: each step names a method of World and its arguments."""
-
-    metrics: tuple[Metric, ...]
-    steps: tuple[tuple[Any, ...], ...]
-    lookback: int = 0
-    mend_days: int = 92
-    on_failure: str = "date"
-
-    def simpler(self) -> Iterator[History]:
-        """Yield histories in which something is left out."""
-        for size in (len(self.steps) // 2, 3, 1):
-            for start in range(len(self.steps) - size + 1):
-                yield replace(self, steps=self.steps[:start] + self.steps[start + size :])
-        for metric in self.metrics:
-            rest = tuple(each for each in self.metrics if each != metric)
-            if rest and not any(metric.name in each.reads for each in rest):
-                steps = tuple(step for step in self.steps if f"'{metric.name}'" not in repr(step))
-                yield replace(self, metrics=rest, steps=steps)
-            for change in ({"form": ""}, {"is_set_based": False}, {"initial": None} if not metric.formula.own else {}):
-                changed = tuple(replace(each, **change) if each == metric else each for each in self.metrics)
-                yield replace(self, metrics=changed)
-        for n, (name, *arguments) in enumerate(self.steps):
-            if len(arguments) > {"night": 0, "dates": 1, "initial": 2}.get(name, 9):
-                yield replace(self, steps=(*self.steps[:n], (name, *arguments[:-1]), *self.steps[n + 1 :]))
-        yield replace(self, lookback=0, mend_days=92, on_failure="date")
-
-    def __str__(self) -> str:
-        steps = [f"world.{name}({', '.join(map(repr, arguments))})" for name, *arguments in self.steps]
-        settings = f"lookback {self.lookback}, mend {self.mend_days} days, on failure: {self.on_failure}"
-        return "\n  ".join(["History:", *map(str, self.metrics), settings, *steps])
-
-
-def random_metrics(dice: Random) -> tuple[Metric, ...]:
-    """Return up to six metrics, helpers and work tables; each reads others before it or, if it is early, after it."""
-    names = [f"{dice.choice('mmmmmhhw')}{n}" for n in range(dice.randint(1, MOST_METRICS))]
-    made: dict[str, Metric] = {}
-    for n, name in enumerate(names):
-        is_metric, is_work = name[0] == "m", name[0] == "w"
-        before, after = ([x for x in part if x[0] != "w"] for part in (names[:n], names[n + 1 :]))
-        works = [metric for metric in made.values() if metric.name[0] == "w"]
-        is_early = bool(after) and not is_work and dice.random() < 0.2
-        some = after if is_early else before
-        others = tuple(dice.sample(some, min(len(some), dice.randint(int(is_early), 2))))
-        if is_metric and name == names[-1] and dice.random() < 0.3:
-            others = ("*",)
-        # A helper that looks back at the source for days would not be reopened by late data.
-        source = None if others and dice.random() < 0.7 else dice.choice([0, 0, 1, 2]) * (name[0] != "h")
-        first = dice.randint(int(is_early), 3)
-        modulus = dice.choice([LIMIT, LIMIT, 3])
-        metric = Metric(name, Formula(source, others, first, int(is_early), modulus=modulus), is_early=is_early)
-        if works and is_metric and dice.random() < 0.5:
-            metric = copied(name, works[-1])
-        elif not is_early and not is_work and "*" not in others and dice.random() < 0.25:
-            metric = cumulative(name, *others)
-        elif not is_work and dice.random() < 0.2:
-            metric = replace(metric, initial=metric.formula)
-        reads = {each.name: each.reads - {each.name} for each in (*made.values(), metric)}
-        if name in closure(reads, name):  # what an early metric reads must not read it
-            metric = snapshot(name)
-        form = dice.choice({"m": ["select", "insert"], "h": ["delete", "upsert"], "w": ["work"]}[name[0]])
-        made[name] = replace(metric, form=form, is_set_based=not (is_work or metric.copies) and dice.random() < 0.5)
-    return tuple(made.values())
-
-
-def closure(reads: Mapping[str, Collection[str]], name: str) -> set[str]:
-    """Return all names that one reads, directly or through others; itself only if it does."""
-    found, new = set[str](), {*reads.get(name, ())}
-    while new:
-        found |= new
-        new = {other for each in new for other in reads.get(each, ())} - found
-    return found
-
-
-def random_step(dice: Random, names: Sequence[str]) -> tuple[Any, ...]:
-    """Return anything that may happen; nights, late data and named dates most often."""
-    often = {"night": 6, "late": 4, "dates": 4, "initial": 2, "fail": 2, "switch": 2, "repair": 1, "purge": 1,
-             "redefine": 1}  # fmt: skip
-    kind = dice.choices(list(often), list(often.values()))[0]
-    name, back = dice.choice(names), dice.randint(0, 9)
-    only = tuple(dice.choices(names, k=dice.randint(1, 2))) if dice.random() < 0.25 else ()
-    lost = None
-    if dice.random() < 0.15:
-        lost = Lost(dice.randint(0, 3), after=dice.random() < 0.5, is_retried=dice.random() < 0.5)
-    return kind, *{
-        "night": (dice.choice([1, 1, 1, 2, 2, 3, 5, 0]), only, lost), "late": (back,), "purge": (back,),
-        "dates": (back, dice.choice([1, 1, 2, 4, 6]), only, lost), "initial": (back, dice.randint(1, 6), only, lost),
-        "fail": (name, back // 3, dice.random() < 0.3), "repair": (), "redefine": (name, dice.randint(1, 3)),
-        "switch": (name, dice.choice(["disabled", "deleted", "renamed"])),
-    }[kind]  # fmt: skip
-
-
-def random_history(number: int) -> History:
-    """Return the history with this number."""
-    dice = Random(number)
-    metrics = random_metrics(dice)
-    names = [metric.name for metric in metrics]
-    steps = tuple(random_step(dice, names) for _ in range(dice.randint(3, 25)))
-    mend_days, on_failure = dice.choice([92, 92, 8, 5]), dice.choice(["date", "metric"])
-    return History(metrics, steps, dice.randint(0, 2), mend_days, on_failure)
-
-
-# --- a world in which a history happens -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -589,7 +318,7 @@ class World:
         states, found = self.states(), []
         for name in sorted(self.nightly):
             first = min((day for other, day in states if other == name), default=self.today)
-            for day in _days(self.today, self.mend_days, 1):
+            for day in days_back(self.today, self.mend_days, 1):
                 if day >= first and states.get((name, day)) not in CURRENT:
                     found.append((name, day))
         return found
@@ -790,7 +519,7 @@ class _Watched(DatabaseManager):
             self._world.began(first)
         contents = contents_of(self.query(ROWS), self.query(HELPER_ROWS))
         amounts = {day: int(amount) for day, amount in self.query(AMOUNTS)}
-        for day in _days(last, (last - first).days):
+        for day in days_back(last, (last - first).days):
             rows = {cell: contents.get(cell) for cell in formula.cells(metric.name, day)}
             source = {of: amounts.get(of, 0) for of in formula.days(day)}
             seen = Seen(metric, formula, rows, source, self._world.moment)

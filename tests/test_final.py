@@ -11,14 +11,13 @@ import pytest
 import run_metrics
 from demo.server import Server
 from tests.conftest import ROOT, Database, connect, run_script
-from tests.histories import (
+from tests.histories import Untrue, World
+from tests.random_histories import (
     ALL,
     START,
     Cell,
     Formula,
     Metric,
-    Untrue,
-    World,
     copied,
     cumulative,
     derived,
@@ -108,14 +107,14 @@ def test_a_final_row_waits_again_when_something_below_what_it_read_is_reopened(w
     world.mend()
 
 
-@pytest.mark.parametrize("metric", [cumulative("m0"), window("m0", 3)], ids=str)
+@pytest.mark.parametrize("metric", [cumulative("m0"), window("m0", 3), cumulative("h0")], ids=str)
 def test_a_change_reopens_the_later_rows_of_the_metric(world: World, metric: Metric) -> None:
     world.begin([metric])
     world.night()
     world.night()
     world.late(2)
     world.dates(2)
-    assert world.due() == cells("m0", 11)
+    assert world.due() == cells(metric.name, 11)
     world.mend()
 
 
@@ -297,6 +296,14 @@ def test_a_helper_runs_for_a_metric_only_if_it_is_not_current(world: World) -> N
     assert world.ran == [(march(8), ["h0", "m2", "m3"])]
     world.dates(2, 1, ["m2"])
     assert world.ran == [(march(8), ["m2"])]
+
+
+def test_a_helper_that_ran_on_some_dates_of_a_load_is_reopened_on_the_others(world: World) -> None:
+    world.begin([snapshot("m0"), derived("h1", "m0"), derived("m2", "h1")])
+    world.dates(3)
+    world.late(3)
+    world.initial(2, 2, ["m0", "m2"])
+    assert world.state("h1", 3) == "reopened"
 
 
 @pytest.mark.parametrize(("form", "state"), [("upsert", "final"), ("delete", "reopened")])

@@ -463,22 +463,25 @@ def test_the_status_shows_what_is_final_what_is_due_and_why(nightly: Project) ->
     assert summary == "Problems with 1 of 4 metrics: gone."
     before = everything(nightly)
     probe = nightly.list("--status", "--max-age", "1", "--json")
-    names = [state["name"] for state in json.loads(probe.stdout)]
+    names = [state["name"] for state in json.loads(probe.stdout)["metrics"]]
     assert (probe.returncode, names) == (1, ["never", "gone"])
     (nightly.folder / "sql" / "05_never.sql").unlink()
     nightly.database.execute("DELETE FROM bi_metrics WHERE metrics = 'gone'")
     assert nightly.list("--status", "--max-age", "1").returncode == 0
-    states = json.loads(nightly.list("--status", "--max-age", "0", "--json").stdout)
+    states = json.loads(nightly.list("--status", "--max-age", "0", "--json").stdout)["metrics"]
     assert [state["problems"] for state in states] == [[f"newest final row {days[3]}, more than 0 days old"]] * 2
     assert {"first", "newest", "newest_final", "states", "missing", "reopened", "waiting", "due", "older_sql",
-            "failure", "computed_at", "milliseconds", "file", "is_helper"} <= states[0].keys()  # fmt: skip
+            "failure", "computed_at", "milliseconds", "file", "is_helper", "period",
+            "period_start"} <= states[0].keys()  # fmt: skip
     assert everything(nightly)[0] == before[0]
 
 
 def test_the_status_says_that_a_run_is_in_progress(nightly: Project) -> None:
     assert "A run is in progress" not in nightly.list("--status").stdout
+    assert json.loads(nightly.list("--status", "--json").stdout)["run_in_progress"] is False
     with contextmanager(locked)(nightly):
         assert "A run is in progress.\n" in nightly.list("--status").stdout
+        assert json.loads(nightly.list("--status", "--json").stdout)["run_in_progress"] is True
 
 
 def break_a_file(project: Project) -> None:

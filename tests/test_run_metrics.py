@@ -675,7 +675,7 @@ def test_empty_gives_a_date_without_a_row_its_value_and_replaces_an_old_one(
     assert f"{days[1]}  2 metrics: 2 changed" in changed.stdout
     assert [row[2] for row in project.database.metrics()] == [expected] * 8
     assert project.run(days[2]).stdout.startswith(f"{days[2]}  2 metrics: 2 unchanged")
-    states = json.loads(project.list("--status", "--json").stdout)
+    states = json.loads(project.list("--status", "--json").stdout)["metrics"]
     assert [state["missing"][0] for state in states] == ["2025-01-14"] * 2
 
 
