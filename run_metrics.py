@@ -109,9 +109,6 @@ class Run:
         history_start = self.settings.metrics_history_start
         dates = dates_asked_for(self.arguments, history_start, self.today)
         self._check_files()
-        if history_start and dates[0] < history_start:
-            log.warning("%s is before METRICS_HISTORY_START=%s; if that is a slip, delete its rows: docs/operations.md",
-                        dates[0], history_start)  # fmt: skip
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]

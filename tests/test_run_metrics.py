@@ -368,8 +368,12 @@ def test_the_initial_load_fills_every_date_whichever_way_its_files_are_written(p
     assert project.run("--initial", env=more).returncode == 0
     history = [day for name, day in names(project.database) if name == "history"]
     assert history == [str(today() - timedelta(days=n)) for n in (3, 2, 1, 0)]
-    early = project.run(DAY, env=more)
-    assert f"Warning: {DAY} is before METRICS_HISTORY_START={history[0]}; if that is a slip" in early.stderr
+    for early in ([DAY], [DAY, "today"], ["--last", "5"], ["--initial", DAY, "today"]):
+        refused = project.run(*early, env=more)
+        assert refused.returncode == 2
+        assert re.search(rf" is before METRICS_HISTORY_START={history[0]}; for older dates set that", refused.stderr)
+    assert project.run("--last", "4", env=more).returncode == 0
+    assert project.run(env={**more, "METRICS_HISTORY_START": str(today())}).returncode == 0  # a night is no slip
 
 
 def test_chunks_of_an_initial_load_are_committed_month_by_month(project: Project) -> None:

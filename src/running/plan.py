@@ -111,6 +111,8 @@ def dates_asked_for(arguments: RunArguments, history_start: date | None, today: 
             raise UsageError(f"METRICS_HISTORY_START={start} is after {end}; name START and END both")
     if arguments.last:
         start = date.fromordinal(max(OLDEST_DATE.toordinal(), end.toordinal() - arguments.last + 1))
+    if history_start and start < history_start and not arguments.is_night:
+        raise UsageError(f"{start} is before METRICS_HISTORY_START={history_start}; for older dates set that earlier")
     return date_range(start, end)
 
 
