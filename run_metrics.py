@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -52,6 +53,7 @@ from src.running.plan import (
     lookback_batches,
     running_batches,
 )
+from src.running.readers import Readers
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
 from src.storage.store import DueCell, MetricStore
@@ -97,6 +99,8 @@ class Run:
         self.database = DatabaseManager(settings, interruption)
         self.store = MetricStore(self.database, self.zone, settings.metrics_mend_days)
         self.runner = MetricRunner(self.database, self.store, arguments.retries, arguments.wait)
+        readers = 0 if arguments.verify else settings.metrics_readers
+        self.readers = Readers(self.database, settings, readers, self.store.has_ended)
         self.summary = RunSummary(arguments, {file.name: file.owner for file in self.catalog.files if file.owner})
 
     def start(self) -> int:
@@ -109,16 +113,17 @@ class Run:
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
         self.parameters = replace(self.parameters, today=self.today)
-        self.runner.open(self.catalog, self.parameters, self.today)
-        try:
-            if self.arguments.verify:
-                return self._verify(dates)
-            if self.arguments.dry_run:
-                return self._dry_run(dates)
-        except (DateError, DatabaseError) as error:
-            log.error("%s", error)
-            return A_DATE_FAILED
-        return self._run(dates)
+        self.runner.open(self.catalog, self.parameters, self.today, self.readers)
+        with closing(self.readers):
+            try:
+                if self.arguments.verify:
+                    return self._verify(dates)
+                if self.arguments.dry_run:
+                    return self._dry_run(dates)
+            except (DateError, DatabaseError) as error:
+                log.error("%s", error)
+                return A_DATE_FAILED
+            return self._run(dates)
 
     # --- before the first date ----------------------------------------------------------------------------------------
 
@@ -208,8 +213,10 @@ class Run:
 
     def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
         """Run the dates; the first that fails ends the run, unless --keep-going is given."""
-        for days in chunks(self.arguments, dates):
-            result = run(self._batch(days))
+        batches = [self._batch(days) for days in chunks(self.arguments, dates)]
+        self.runner.expect(batches)
+        for batch in batches:
+            result = run(batch)
             if (result.error and not self.arguments.keep_going) or self.database.is_lost():
                 return
 

@@ -19,7 +19,7 @@ SSL_MODES = ("disabled", "preferred", "required", "verify-ca", "verify-identity"
 ON_FAILURE = ("date", "metric")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")
-_WHOLE = ("DB_PORT", "METRICS_LOOKBACK_DAYS", "METRICS_MEND_DAYS")
+_WHOLE = ("DB_PORT", "METRICS_LOOKBACK_DAYS", "METRICS_MEND_DAYS", "METRICS_READERS")
 _DIGITS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 DATE_PARAMETERS = frozenset({  # set by every run
     "metric_date", "start_date", "dates", "day_start_utc", "day_end_utc", "period_start", "period_start_utc", "as_of",
@@ -50,6 +50,7 @@ class Settings:
     metrics_lookback_days: int  # dates before yesterday that every night computes again
     metrics_mend_days: int  # how far back a night computes what is due
     metrics_on_failure: str  # "date" or "metric"
+    metrics_readers: int  # further connections, which compute SELECT metrics ahead
     metrics_on_end: str = field(repr=False)  # a shell command; its address of a chat may be a secret
     metric_timeout_seconds: float  # 0: no limit
     log_level: str
@@ -183,6 +184,7 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] = os.environ) ->
         metrics_lookback_days=int(values.number("METRICS_LOOKBACK_DAYS", "1", 0, 31)),
         metrics_mend_days=int(values.number("METRICS_MEND_DAYS", "92", 1, 3660)),
         metrics_on_failure=values.one_of("METRICS_ON_FAILURE", values.get("METRICS_ON_FAILURE", "date"), ON_FAILURE),
+        metrics_readers=int(values.number("METRICS_READERS", "2", 0, 8)),
         metrics_on_end=values.get("METRICS_ON_END"),
         metric_timeout_seconds=values.number("METRIC_TIMEOUT_SECONDS", "0", 0, 1_000_000),
         log_level=values.one_of("LOG_LEVEL", values.get("LOG_LEVEL", "INFO").upper(), LOG_LEVELS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -72,13 +72,13 @@ Row = tuple[Any, ...]
 class DatabaseManager:
     """A connection that knows how to come back: connect() again after a loss, then run_lock.take()."""
 
-    def __init__(self, settings: Settings, interruption: Interruption | None = None) -> None:
+    def __init__(self, settings: Settings, interruption: Interruption | None = None, lock_name: str = "") -> None:
         self._settings = settings
         self.name = settings.db_name
         self.interruption = interruption or Interruption()
         self._connection: pymysql.Connection[Any] | None = None
         self.server_name = ""  # the database's name as the server compares it
-        self.run_lock = RunLock(self)
+        self.run_lock = RunLock(self, lock_name)
         self.may_be_stored = ""
         self.warnings = 0  # of the last execute() or select()
         self._largest = 1_000_000  # bytes of a statement
@@ -156,7 +156,7 @@ class DatabaseManager:
         statement of the block has ended the transaction: StatementError 1305. After an error `may_be_stored` says what
         may have been stored, or is "".
         """
-        savepoint = f"bi_{secrets.token_hex(8)}"
+        savepoint = f"bi_{os.urandom(8).hex()}"
         self.may_be_stored = ""
         released = False
         try:
@@ -168,7 +168,7 @@ class DatabaseManager:
         except BaseException as error:
             if not released and getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
                 self.may_be_stored = "a statement has ended the transaction, so a part of the date may be stored"
-            self._roll_back()
+            self.roll_back()
             raise
 
     def _is_gone(self, savepoint: str) -> bool:
@@ -190,7 +190,7 @@ class DatabaseManager:
                 raise StatementError(2013, f"the reply to {statement} was lost: {error}") from error
             raise
 
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
         """Roll back without ever hiding the error that led here; a connection that cannot is closed."""
         try:
             if self._connection is not None and self._connection.open:

@@ -16,6 +16,7 @@ from src.metric_file.file import MetricFile, Mode
 from src.metric_file.step import Parameters
 from src.running.compute import BatchResult, Computation
 from src.running.plan import Batch
+from src.running.readers import Readers
 from src.server.codes import TRANSIENT
 from src.sql_loader import Catalog
 from src.storage.changes import Change, StoredRow, differing, shortened
@@ -48,12 +49,17 @@ class MetricRunner:
         self._retries = retries
         self._wait = wait
 
-    def open(self, catalog: Catalog, parameters: Parameters, today: date) -> None:
+    def open(self, catalog: Catalog, parameters: Parameters, today: date, readers: Readers) -> None:
         """Let the batches be of `catalog`, and `today` decide what is due."""
         self._catalog = catalog
         self._today = today
-        self._computation = Computation(self._db, self._store, catalog, parameters, today, self.run_id)
+        readers.open(catalog)
+        self._computation = Computation(self._db, self._store, catalog, parameters, today, self.run_id, readers)
         self._is_reconciled = False
+
+    def expect(self, batches: Sequence[Batch]) -> None:
+        """Let readers compute files of these batches while earlier ones run."""
+        self._computation.expect(batches)
 
     def run(self, batch: Batch) -> BatchResult:
         """Run a batch in a transaction of its own, and return its result after its COMMIT has returned.

@@ -19,6 +19,7 @@ from src.metric_file.step import Parameters, line_of
 from src.metric_file.text import Statement, bind
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.plan import Batch, batch_of
+from src.running.readers import Readers
 from src.server.interruption import Interruption
 from src.sql_loader import Catalog
 from src.storage.changes import StoredRow, differences
@@ -107,7 +108,7 @@ class Tester:
         noon = day_start(today, self._zone) + 12 * 3600
         store = MetricStore(database, self._zone, self._settings.metrics_mend_days)
         runner = MetricRunner(database, store, retries=0, wait=0)
-        runner.open(self._catalog, parameters, today)
+        runner.open(self._catalog, parameters, today, Readers(database, self._settings, 0, store.has_ended))
         found: dict[str, list[str]] = {}  # what is wrong, and in which ways
         for way, batches in _ways(self._catalog, test, names).items():
             rows: dict[date, StoredRow] = {}

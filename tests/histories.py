@@ -121,6 +121,7 @@ class World:
         self.settings: Settings = load_settings(self.root, {
             **self.database.env, "METRICS_TIMEZONE": "UTC", "METRICS_LOOKBACK_DAYS": str(lookback),
             "METRICS_MEND_DAYS": str(mend_days), "METRICS_ON_FAILURE": on_failure,
+            "METRICS_READERS": "0",  # _Watched sees one connection
         })  # fmt: skip
         tables = ["events", "fails", "bi_metrics", "bi_metric_state", "bi_metric_changes", *OTHER_TABLES]
         self.database.execute("; ".join(f"DELETE FROM {table}" for table in tables))

@@ -7,7 +7,6 @@ import json
 import logging
 import logging.handlers
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +111,8 @@ def table(rows: Sequence[Sequence[str]], fit: bool = False) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if fit and sys.stdout is not None and sys.stdout.isatty():
+        import shutil
+
         most = shutil.get_terminal_size().columns
         lines = [line if len(line) <= most else line[: most - 3] + "..." for line in lines]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

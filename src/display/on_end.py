@@ -7,11 +7,14 @@ import logging
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from src.wording import printable
+
+if TYPE_CHECKING:
+    import subprocess
 
 LIMIT_SECONDS = 30.0
 _LONGEST = 10_000  # characters: Linux refuses a variable of 128 KiB, and a log is no place for more
@@ -40,6 +43,8 @@ def run_on_end(command: str, outcome: Mapping[str, object], seconds: float = LIM
 
 def _run(command: str, outcome: Mapping[str, object], seconds: float) -> tuple[str, str]:
     """Return what went wrong, empty where nothing did, and the first of what the command printed."""
+    import subprocess
+
     env: dict[str, str | bytes] = {name: value for name, value in os.environ.items() if name != "DB_PASSWORD"}
     for name in ("status", "exit_code", "error", "resume"):
         text = "" if outcome.get(name) is None else str(outcome[name])[:_LONGEST]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,22 +20,20 @@ from src.metric_file.step import Parameters, Step
 from src.metric_file.text import Statement
 from src.running.finality import Written, reopened
 from src.running.plan import Batch
-from src.running.select_rows import QueryError, as_sql, values_of
+from src.running.readers import DATES_AHEAD, Readers
+from src.running.select_rows import Selected, run_select
+from src.running.server_warnings import QueryError, refuse_warnings
 from src.server.codes import LOCK_GONE, TRANSIENT
 from src.sql_loader import Catalog
-from src.storage.changes import Change, compare, is_readable
-from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, Replaced
+from src.storage.changes import Change, StoredRow, compare, is_readable
+from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Replaced
 from src.wording import count
 
 log = logging.getLogger("bi_metrics")
-sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
 
-# Warnings that tell of no value: deprecations, among them VALUES(column), the only form every server reads; what the
-# optimizer did with a hint, or for want of memory; SELECT ... INTO @x of no row. Notes are harmless as well.
-HARMLESS_WARNINGS = frozenset({1287, 1681, 3719, 3720, 3778, 1739, 3123, 3124, 3125, 3126, 3127, 3128, 3170, 1329})
 REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
-WARNINGS = "warnings"  # in `-- Allow:`
 CHECKS_PER_QUERY = 100
+MOST_BYTES_UNSENT = 1_000_000  # of rows of SELECT metrics
 ROWS_SHOWN = 3  # of a check that failed
 SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
 
@@ -70,7 +68,7 @@ class Computation:
 
     def __init__(
         self, database: DatabaseManager, store: MetricStore, catalog: Catalog, parameters: Parameters, today: date,
-        run_id: str,
+        run_id: str, readers: Readers,
     ) -> None:  # fmt: skip
         self._db = database
         self._store = store
@@ -78,7 +76,13 @@ class Computation:
         self._parameters = parameters
         self._today = today
         self._run_id = run_id
-        self._blank_text = f"{BLANK} {secrets.token_hex(8)}"
+        self._readers = readers
+        self._following: Sequence[Batch] = ()
+        self._unsent: list[tuple[Step, NewRow]] = []  # rows of SELECT metrics, which go in one statement
+        self._unsent_size = 0  # about how many bytes
+        self._changes: dict[Cell, Change] = {}
+        self._replaced: list[Replaced] = []
+        self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
         """Compute the cells of a batch, and read back each row.
@@ -95,8 +99,12 @@ class Computation:
         if starts_anew:
             bases = {cell for cell in self._bases(batch) if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
+        self._unsent, self._changes, self._replaced = [], {}, []
+        steps = list(self.steps(batch, before))
+        self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
         self._blank(batch, before)
-        results = [self._execute(step, before) for step in self.steps(batch, before)]
+        results = [self._execute(step, before) for step in steps]
+        self._send_rows()
         changes = self._read_back(batch, before, results)
         self._ask_checks([result.step for result in results])
         computed = self._computed(results)
@@ -107,6 +115,10 @@ class Computation:
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(batch, tuple(results), tuple(changes), open_from, len(reopened_cells), redefined,
                            round((time.monotonic() - clock) * 1000))  # fmt: skip
+
+    def expect(self, batches: Sequence[Batch]) -> None:
+        """Let readers compute files of these batches while earlier ones run."""
+        self._following = batches
 
     def reconcile(self) -> None:
         """Let the states say what is true of the rows, whatever was done by hand since the last run."""
@@ -169,6 +181,18 @@ class Computation:
         for run in file.period.runs(dates):
             yield Step(file, tuple(run), self._parameters)
 
+    def _steps_ahead(self, batch: Batch, before: Before) -> Iterator[Step]:
+        """Yield executions of the next dates that are sure to come: of files that no initial file may replace."""
+        days = 0
+        for each in self._following:
+            days += len(each.dates) if each.dates[0] > batch.dates[-1] else 0
+            if days > DATES_AHEAD:
+                return
+            if each.dates[0] > batch.dates[-1]:
+                for file in reversed(each.files):
+                    if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
+                        yield from self._steps_of(file, each, before, each.dates_of[file.name])
+
     def _bases(self, batch: Batch) -> list[Cell]:
         """Return the cells on which incremental files would build: those of the periods before."""
         names = self._catalog.initial_files.keys() if batch.mode is Mode.INCREMENTAL else ()
@@ -209,6 +233,9 @@ class Computation:
     def _execute(self, step: Step, before: Before) -> StepResult:
         clock = time.monotonic()
         log.info("%s %s: start", step.label, step.file.path)
+        if self._may_read_unsent(step.file):
+            self._send_rows()
+        milliseconds = 0  # of a reader
         for sql in step.cleanup:  # of a try that failed
             self._db.execute(sql)
         rows_of_metrics = rows_of_others = 0
@@ -217,10 +244,12 @@ class Computation:
         for statement, sql in zip(step.file.statements, step.statements, strict=True):
             try:
                 if statement is query:
-                    self._store_rows_of(step, sql)
+                    ahead = self._readers.take(step)
+                    self._keep_rows(step, before, ahead.selected if ahead else run_select(self._db, step, sql))
+                    milliseconds = ahead.milliseconds if ahead else 0
                     continue
                 wrote = self._db.execute(sql)
-                self._refuse_warnings(step)
+                refuse_warnings(self._db, step)
             except (StatementError, QueryError) as error:
                 raise self._file_error(step, statement, error) from error
             if statement.writes_metrics:
@@ -231,34 +260,47 @@ class Computation:
             self._look_at_insert(step, rows_of_metrics, before)
         for sql in step.cleanup:  # what a file leaves behind would be read by the next one
             self._db.execute(sql)
-        milliseconds = round((time.monotonic() - clock) * 1000)
-        log.info("%s %s: %s ms", step.label, step.file.path, milliseconds)
+        by_whom = " by a reader" if milliseconds else ""
+        milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
+        log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
         return StepResult(step, milliseconds, rows_of_others > 0)
 
-    def _store_rows_of(self, step: Step, sql: str) -> None:
-        """Store what a SELECT returns as the rows of its metric."""
-        with self._db.select(sql) as (columns, rows):
-            fields, values = values_of(step, columns, rows)
-        self._refuse_warnings(step)
-        expressions = {day: as_sql(value) for day, value in values.items()}
-        self._store.write(step.file.name, step.file.data_type, as_sql(fields)[1][0], expressions)
+    def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
+        """Let the rows of a SELECT be sent with those of others; compare each that the server stores as it is."""
+        name, data_type = step.file.name, step.file.data_type
+        for day, value in selected.values.items():
+            row = NewRow(name, day, data_type, selected.f_list, value.expression, value.args)
+            self._unsent.append((step, row))
+            if value.is_exact:
+                self._compare(name, day, StoredRow(data_type, selected.f_list, value.text), before)
+        self._unsent_size += selected.size
+        if self._unsent_size > MOST_BYTES_UNSENT:
+            self._send_rows()
 
-    def _refuse_warnings(self, step: Step) -> None:
-        """Raise QueryError if the server warned of a value in the last statement; the log gets every warning.
+    def _may_read_unsent(self, file: MetricFile) -> bool:
+        """Tell whether a file may read, or is more than a SELECT beside, the rows that have not been sent yet."""
+        if not self._unsent:
+            return False
+        if file.kind is not Kind.SELECT or file.declared_reads or self._catalog.reads_everything(file):
+            return True
+        return not self._catalog.reads_of(file).isdisjoint(row.metric for _, row in self._unsent)
 
-        A SELECT warns of what a strict INSERT refuses: a value that was cut, or that became NULL or 0.
+    def _send_rows(self) -> None:
+        """Write the rows that have not been sent yet; if the server refuses them together, each by itself.
+
+        Then the error is that of a file, and a statement that was too large is not.
         """
-        if not self._db.warnings:
-            return
-        number, found = self._db.warnings, self._db.query("SHOW WARNINGS")
-        for level, code, text in found:
-            if code in HARMLESS_WARNINGS or level == "Note":
-                continue
-            sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, text)
-            if WARNINGS not in step.file.script.header_list("allow"):
-                raise QueryError(f"({code}) {text}; correct the value, or add the header line `-- Allow: warnings`")
-        if len(found) < number and WARNINGS not in step.file.script.header_list("allow"):
-            raise QueryError(f"the server gave {number:,} warnings and shows {len(found):,}; correct what it warns of")
+        unsent, self._unsent, self._unsent_size = self._unsent, [], 0
+        try:
+            self._store.write(row for _, row in unsent)
+        except StatementError as refused:
+            if refused.code in TRANSIENT:
+                raise
+            for step, row in unsent:
+                try:
+                    self._store.write([row])
+                except StatementError as error:
+                    raise self._file_error(step, step.file.statements[-1], error) from error
 
     def _look_at_insert(self, step: Step, affected: int, before: Before) -> None:
         """Refuse rows of other metrics or dates, and store the value of `-- Empty:` for each date without a row.
@@ -272,18 +314,22 @@ class Computation:
             wrote = f"wrote {affected - expected} more rows than those of '{file.name}' for {step.label}"
             raise self._refusal(file, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
         if file.empty_value is not None:
-            values = {day: ("%s", [file.empty_value]) for day in step.dates if day not in computed}
-            self._store.write(file.name, file.data_type or "card", "[]", values)
+            data_type, empty = file.data_type or "card", [file.empty_value]
+            self._store.write(NewRow(file.name, day, data_type, "[]", "%s", empty)
+                              for day in step.dates if day not in computed)  # fmt: skip
 
     # --- what must hold before COMMIT ---------------------------------------------------------------------------------
 
     def _read_back(self, batch: Batch, before: Before, results: Sequence[StepResult]) -> list[Change]:
-        """Read every row and keep final values that were replaced. Raises DateError for one that was not computed."""
-        changes: dict[Cell, Change] = {}
-        replaced: list[Replaced] = []
+        """Read every row that is not compared yet, and keep final values that were replaced.
+
+        Raises DateError for a row that was not computed.
+        """
         files = {result.step.file.name: result.step.file for result in results}
-        for name, day, row in self._store.rows({name: batch.dates_of[name] for name in batch.metrics}):
-            if self._blank_text in row.value_list:
+        unknown = {name: [day for day in batch.dates_of[name] if (name, day) not in self._changes]
+                   for name in batch.metrics}  # fmt: skip
+        for name, day, row in self._store.rows(unknown) if any(unknown.values()) else ():
+            if self._blank_text in row.value_list or (name, day) in self._changes:
                 continue
             file = files[name]
             if self._blank_text in row.f_list:
@@ -293,23 +339,28 @@ class Computation:
                 raise self._refusal(file, [day], f"wrote data_type {row.data_type}, and its header says "
                                     f"{file.data_type}; add data_type = VALUES(data_type) to ON DUPLICATE KEY UPDATE, "
                                     "or correct one of them")  # fmt: skip
-            old = before.rows.get((name, day))
-            if old is not None and BLANK_ROW.fullmatch(old.value_list):  # left by a file that ended its transaction
-                old = None
-            was_final = before.state(name, day).state in ("final", "reopened")
-            change = changes[name, day] = compare(name, day, old, row, was_final)
+            change = self._compare(name, day, row, before)
             if change.kind != "unchanged" and not (is_readable(row.value_list) and is_readable(row.f_list)):
                 raise self._refusal(file, [day], "wrote JSON that not every reader takes, such as a backslash before x "
                                     "or a number that ends with a point; build it with JSON_OBJECT()")  # fmt: skip
-            if old and change.kind == "changed" and was_final:
-                replaced.append(Replaced(name, day, old.value_list, row.value_list))
-                log.info("%s", change)
         for name in batch.metrics:
-            missing = [day for day in batch.dates_of[name] if (name, day) not in changes]
+            missing = [day for day in batch.dates_of[name] if (name, day) not in self._changes]
             if missing:
                 raise self._refuse_missing(files[name], batch.dates_of[name], missing)
-        self._store.keep_replaced(replaced, before.moment, self._run_id)
-        return list(changes.values())
+        self._store.keep_replaced(self._replaced, before.moment, self._run_id)
+        return sorted(self._changes.values(), key=lambda change: (change.metric_date, change.metric))
+
+    def _compare(self, name: str, day: date, row: StoredRow, before: Before) -> Change:
+        """Compare a row with the one before; note the change, and the old value if it was final."""
+        old = before.rows.get((name, day))
+        if old is not None and BLANK_ROW.fullmatch(old.value_list):  # left by a file that ended its transaction
+            old = None
+        was_final = before.state(name, day).state in ("final", "reopened")
+        change = self._changes[name, day] = compare(name, day, old, row, was_final)
+        if old and change.kind == "changed" and was_final:
+            self._replaced.append(Replaced(name, day, old.value_list, row.value_list))
+            log.info("%s", change)
+        return change
 
     def _refuse_missing(self, file: MetricFile, dates: Sequence[date], missing: Sequence[date]) -> DateError:
         if file.is_set_based and len(dates) > 1:

@@ -5,21 +5,50 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from src.db_manager import Row
-from src.errors import MetricsError
+from src.db_manager import DatabaseManager, Row
 from src.metric_file.step import Step
+from src.running.server_warnings import QueryError, refuse_warnings
 
 MOST_ROWS = 100_000  # of one date
+LARGEST_INTEGER = 2**63 - 1  # beyond 64 bits MySQL keeps a number in JSON as DOUBLE
 LONGEST_NAME = 64  # characters of a column's name
 DATE_COLUMN = "metric_date"
 
 
-class QueryError(MetricsError):
-    """The rows of a SELECT are no metric; the text says why and what to do."""
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of one date: an SQL expression with its arguments that gives it, and its JSON text."""
+
+    expression: str
+    args: list[Any]
+    text: str
+    is_exact: bool  # the server stores just this; of a float it may keep other digits
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the SELECT of a step computed."""
+
+    f_list: str  # JSON text
+    values: dict[date, Value]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return sum(len(value.text) + len(value.expression) for value in self.values.values())
+
+
+def run_select(database: DatabaseManager, step: Step, sql: str) -> Selected:
+    """Run the SELECT of a step. Raises QueryError for rows that are no metric, and for the server's warnings."""
+    with database.select(sql) as (columns, rows):
+        fields, values = values_of(step, columns, rows)
+    refuse_warnings(database, step)
+    return Selected(json.dumps(fields, ensure_ascii=False), {day: _as_value(each) for day, each in values.items()})
 
 
 def values_of(step: Step, columns: Sequence[str], rows: Iterable[Row]) -> tuple[list[str], dict[date, Any]]:
@@ -51,6 +80,30 @@ def as_sql(value: Any) -> tuple[str, list[Any]]:
     except TypeError:  # json knows no Decimal
         args: list[Any] = []
         return _expression(value, args), args
+
+
+def _as_value(value: Any) -> Value:
+    expression, args = as_sql(value)
+    text = args[0] if expression == "%s" and isinstance(args[0], str) else _text(value)
+    return Value(expression, args, text, _is_exact(value))
+
+
+def _text(value: Any) -> str:
+    """Return the JSON text of a value with a DECIMAL in it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)}: {_text(item)}" for key, item in value.items()) + "}"
+    return format(value, "f") if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_exact(value: Any) -> bool:
+    """Tell whether every server stores each number of a value as it is."""
+    if isinstance(value, list):
+        return all(map(_is_exact, value))
+    if isinstance(value, dict):
+        return all(map(_is_exact, value.values()))
+    return not isinstance(value, float) and not (isinstance(value, int) and abs(value) > LARGEST_INTEGER)
 
 
 def _expression(value: Any, args: list[Any]) -> str:

@@ -32,10 +32,14 @@ class Interruption:
 
     def _hear(self, reader: socket.socket) -> None:
         while number := reader.recv(1):
-            self.number = number[0]
-            if self._line is not None:
-                with suppress(OSError):
-                    self._line.shutdown(socket.SHUT_RDWR)
+            self.stop(number[0])
+
+    def stop(self, number: int) -> None:
+        """Act as if the signal `number` had arrived. Any thread may call this."""
+        self.number = number
+        if (line := self._line) is not None:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
     def watch(self, line: socket.socket | None) -> None:
         """From now on, a signal ends this connection; a copy is kept, for the driver may close or wrap its own."""

@@ -22,15 +22,21 @@ _TAG = re.compile(r"/\* bi_metrics (.*?) \*/")
 
 
 class RunLock:
-    """The lock of the runs on one database, taken and asked for on its connection."""
+    """The lock of the runs on one database, taken and asked for on its connection.
 
-    def __init__(self, database: DatabaseManager) -> None:
+    With a name of its own it locks nothing that others ask for, but shows which session is ours.
+    """
+
+    def __init__(self, database: DatabaseManager, own_name: str = "") -> None:
         self._db = database
+        self._own_name = own_name
         self._session = 0  # our session that asked for the lock last: it may be lost, and still hold it
-        self._is_held = False
+        self.is_held = False
 
     @property
     def _name(self) -> str:
+        if self._own_name:
+            return self._own_name
         # Names of locks are server-wide and 64 characters at most: a readable start, then a hash that tells them apart.
         database = self._db.server_name
         readable = re.sub(r"[^A-Za-z0-9_]", "_", database)[:30]
@@ -39,7 +45,7 @@ class RunLock:
     @property
     def is_ours(self) -> str:
         """An SQL expression that is 1 while this connection holds the lock, or while the server has no locks."""
-        held = self._is_held and self._session == self._db.connection_id
+        held = self.is_held and self._session == self._db.connection_id
         return f"IS_USED_LOCK('{self._name}') = CONNECTION_ID()" if held else "1"
 
     def take(self, wait_seconds: float = 0) -> None:
@@ -50,7 +56,7 @@ class RunLock:
         deadline = time.monotonic() + wait_seconds
         if self._session and self.kill_lost_session():
             deadline = max(deadline, time.monotonic() + ROLLBACK_SECONDS)
-        self._session, self._is_held = self._db.connection_id, False
+        self._session, self.is_held = self._db.connection_id, False
         while not self._get_lock(max(0.0, min(LOCK_SLICE_SECONDS, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 holder = self._holder()
@@ -88,7 +94,7 @@ class RunLock:
 
     def _get_lock(self, seconds: float) -> bool:
         try:
-            self._is_held = bool(self._db.query(f"SELECT GET_LOCK('{self._name}', {seconds:.1f})")[0][0])
+            self.is_held = bool(self._db.query(f"SELECT GET_LOCK('{self._name}', {seconds:.1f})")[0][0])
         except DatabaseError as error:
             if error.code in OVER_THE_LIMIT | {QUERY_KILLED}:  # a limit of the server's ended the wait, not the lock
                 return False
@@ -96,7 +102,7 @@ class RunLock:
                 raise
             log.warning("this server has no GET_LOCK (%s); make sure that no two runs overlap", error)
             return True
-        return self._is_held
+        return self.is_held
 
     def _holder(self) -> str:
         holder = self._db.query(f"SELECT IS_USED_LOCK('{self._name}')")[0][0]

@@ -81,6 +81,18 @@ class DueCell:
     failed_at: str  # when its last try failed, in UTC; empty if it did not fail
 
 
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A row of bi_metrics to be written; its value is an SQL expression with its arguments."""
+
+    metric: str
+    metric_date: date
+    data_type: str
+    f_list: str
+    expression: str
+    args: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Replaced:
     """A value that a run replaced after it had been final; both are whole JSON texts."""
@@ -218,15 +230,15 @@ class MetricStore:
             for row in found:
                 yield row[0], row[1], StoredRow(*row[2:])
 
-    def write(self, name: str, data_type: str, f_list: str, values: Mapping[date, tuple[str, list[Any]]]) -> None:
-        """Upsert a metric's row for each date; a value is an SQL expression with its arguments."""
+    def write(self, new: Iterable[NewRow]) -> None:
+        """Upsert rows, in as few statements as their size allows."""
         rows: list[str] = []
         args: list[Any] = []
         size = 0
-        for day, (expression, more) in values.items():
-            rows.append(f"(%s, %s, %s, {expression}, %s)")
-            args += [name, data_type, f_list, *more, day]
-            size += len(expression) + sum(len(arg) for arg in more if isinstance(arg, str))
+        for row in new:
+            rows.append(f"(%s, %s, %s, {row.expression}, %s)")
+            args += [row.metric, row.data_type, row.f_list, *row.args, row.metric_date]
+            size += len(row.f_list) + len(row.expression) + sum(len(arg) for arg in row.args if isinstance(arg, str))
             if size > _BYTES_PER_STATEMENT:
                 self._upsert(rows, args)
                 rows, args, size = [], [], 0
