@@ -337,7 +337,7 @@ class DatabaseManager:
     def _session_variables(self, sql_mode: str, collation: str) -> dict[str, Any]:
         modes = [mode for mode in sql_mode.split(",") if mode and mode not in _SQL_MODES_DROPPED]
         variables: dict[str, Any] = {
-            "sql_mode": ",".join([*modes, "STRICT_TRANS_TABLES"]),
+            "sql_mode": ",".join([*modes, "STRICT_TRANS_TABLES", "ERROR_FOR_DIVISION_BY_ZERO"]),
             # MariaDB cuts JSON_ARRAYAGG at group_concat_max_len, and recursive CTEs after 1,000 rounds.
             "group_concat_max_len": GROUP_CONCAT_BYTES,
             ("max_recursive_iterations" if self.is_mariadb else "cte_max_recursion_depth"): 1_000_000,
@@ -347,6 +347,7 @@ class DatabaseManager:
             "completion_type": 0,
             "sql_select_limit": 18_446_744_073_709_551_615,
             "sql_big_selects": 1,
+            "sql_auto_is_null": 0,
             "default_week_format": 0,
             "div_precision_increment": 4,
             "lc_time_names": "en_US",

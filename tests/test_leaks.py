@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Project, metric_sql
+from tests.test_run_metrics import server_default
 
 DAY, DAYS = "2025-01-15", ("2025-01-14", "2025-01-16")
 ORDERS = """
@@ -47,6 +48,26 @@ def test_a_temporary_table_of_another_file_is_not_there(project: Project) -> Non
         assert result.returncode != 0
         assert "day_orders' doesn't exist" in result.stderr
     assert project.database.metrics() == []
+
+
+def test_a_temporary_table_ends_with_its_file_however_its_name_is_written(project: Project) -> None:
+    project.database.execute(ORDERS)
+    made = "CREATE TEMPORARY TABLE IF NOT EXISTS `Day Orders` SELECT * FROM orders WHERE day = %(metric_date)s;\n"
+    project.write("1_m.sql", select(made + "SELECT SUM(amount) AS n FROM `Day Orders`"))
+    project.write("2_k.sql", select(made.replace("=", "<=") + "SELECT SUM(amount) AS n FROM `Day Orders`"))
+    for words in (DAYS, ("--initial", *DAYS)):
+        assert project.run(*words).returncode == 0
+        assert (values(project, "m"), values(project, "k")) == ([5, 7, 11], [5, 12, 23])
+
+
+def test_a_temporary_table_of_another_database_is_refused(project: Project) -> None:
+    made = "CREATE TEMPORARY TABLE other.t SELECT 1 AS id;\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM other.t"
+    project.write("m.sql", select(made))
+    refused = project.run(DAY)
+    assert refused.returncode == 2
+    assert "error: forbidden-statement: a temporary table of another database would stay" in refused.stderr
+    project.write("m.sql", select(made.replace("other.", f"{project.database.name}.")))
+    assert project.run(DAY).returncode == 0
 
 
 def test_a_temporary_table_with_the_name_of_a_real_one_is_refused(project: Project) -> None:
@@ -250,3 +271,36 @@ def test_verify_judges_value_by_value_and_says_what_cannot_be_compared(project: 
     found = project.run("--verify", *DAYS)
     assert found.returncode == 4
     assert "2025-01-16  m  at once -> date by date: a: 1 -> 2\n" in found.stdout
+
+
+@pytest.mark.parametrize("changes", [
+    "UPDATE work_orders SET amount = amount * 100 WHERE day = %(metric_date)s",
+    "REPLACE INTO work_orders SELECT id + 100, day, amount * 10 FROM orders WHERE day = %(metric_date)s",
+])  # fmt: skip
+def test_a_work_table_that_another_file_writes_is_refused(project: Project, changes: str) -> None:
+    project.database.execute(ORDERS)
+    project.write("1_work.sql", WORK)
+    project.write("2_more.sql", select(changes, "-- Allow: changes-source"))
+    project.write("3_revenue.sql", REVENUE)
+    refused = project.run(DAY)
+    assert refused.returncode == 2
+    assert "sql/2_more.sql:3:1: error: work-table: work empties and fills this table before each" in refused.stderr
+
+
+def test_warnings_behind_as_many_notes_as_the_server_counts_are_seen(project: Project, engine: str) -> None:
+    digits = "(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4)"
+    joined = " CROSS JOIN ".join(f"{digits} AS t{n}" for n in range(7))  # 78,125 rows
+    project.database.execute("CREATE TABLE big (id INT AUTO_INCREMENT PRIMARY KEY, t VARCHAR(9) NOT NULL)")
+    project.database.execute(f"INSERT INTO big (t) SELECT '7 ' FROM {joined}; INSERT INTO big (t) VALUES ('1,000')")
+    project.write("m.sql", select("SELECT SUM(CAST(t AS SIGNED)) AS n, %(metric_date)s AS d FROM big"))
+    failed = project.run(DAY)
+    assert failed.returncode == 1, failed.stdout
+    assert "the server has more warnings than it shows" in failed.stderr or "(1292)" in failed.stderr
+
+
+def test_a_division_by_zero_fails_whatever_the_server_s_sql_mode_is(project: Project) -> None:
+    with server_default(project.database, "sql_mode", ""), server_default(project.database, "sql_auto_is_null", 1):
+        project.write("m.sql", select("SELECT COALESCE(7 / (LENGTH(%(metric_date)s) - 10), 0) AS n"))
+        failed = project.run(DAY)
+    assert failed.returncode == 1
+    assert "(1365) Division by" in failed.stderr

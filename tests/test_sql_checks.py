@@ -143,6 +143,8 @@ REFUSED = [
     ("SELECT a FROM t for update", 17, "FOR UPDATE is refused: the application would wait"),
     ("SELECT SUBSTR(a FROM 1 FOR 2) FROM t FOR SHARE", 38, "a plain SELECT is enough"),
     ("SELECT a FROM t LOCK IN SHARE MODE", 17, "a plain SELECT is enough"),
+    ("SET @n = ROW_COUNT()", 10, "ROW_COUNT: the run asks for warnings in between"),
+    ("SELECT found_rows ( )", 8, "FOUND_ROWS: the run asks for warnings in between"),
     ("INSERT INTO t VALUES (1) RETURNING a", 26, "RETURNING hides from the run how many rows were written"),
     ("DO GET_LOCK('a', 1)", 4, "the run relies on a lock of its own"),
     ("SELECT 1, `release_lock`('a')", 11, "the run relies on a lock of its own"),

@@ -342,6 +342,11 @@ class _Rules:
                 elif name in catalog.cells - {self.file.name} and is_emptied:
                     cure = "fill this table in a helper of its own"
                     yield token, f"{_cut(name)} empties this table and writes others too, so it need not run; {cure}"
+        for statement in self.file.lasting_writes():
+            writers = catalog.writers_of(statement.target) if statement.target else ()
+            for name in catalog.work_tables.intersection(writers) - {self.file.name}:
+                why = "empties and fills this table before each file that reads it"
+                yield statement.code[0], f"{_cut(name)} {why}, and what this writes would be lost; write it there"
 
     def bad_check(self) -> _Found:
         """A `-- Check:` line is one query, and each row that it returns is a fault."""
@@ -508,6 +513,8 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
             yield i, f"{words[i]}: the run relies on a lock of its own; remove it"
+        elif name in ("row_count", "found_rows") and words[i + 1] == "(":
+            yield i, f"{words[i]}: the run asks for warnings in between, which changes it; count the rows by a query"
         elif name == METRICS_TABLE and verb in ("UPDATE", "DELETE", "REPLACE"):
             read = "copy what you read from it into a temporary table"
             yield i, f"{verb} with bi_metrics; write its row by INSERT ... ON DUPLICATE KEY UPDATE, and {read}"
@@ -523,6 +530,8 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
             yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
     if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_state", "bi_metric_changes"):
         yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
+    if statement.temporary_table and statement.target and statement.target.schema not in ("", database):
+        yield 0, "a temporary table of another database would stay for later files; write its name alone"
     for i in outermost(words) if verb in WRITERS else ():
         if words[i] == "RETURNING":
             yield i, "RETURNING hides from the run how many rows were written; remove it"

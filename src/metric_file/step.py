@@ -68,7 +68,8 @@ class Step:
     def cleanup(self) -> list[str]:
         """What is sent first, so that nothing is left of an earlier execution on this connection."""
         sent = []
-        if tables := sorted(self.file.temporary_tables):
+        made = {each.temporary_table for each in self.file.statements if each.temporary_table}
+        if tables := sorted(made):  # as they are written: most servers tell `Day` from `day`
             names = ", ".join(f"`{name.replace('`', '``')}`" for name in tables)
             sent.append(f"DROP TEMPORARY TABLE IF EXISTS {names}")
         if variables := sorted(self.file.variables):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bi_metrics")
 
 LOCK_SLICE_SECONDS = 10  # a long wait is split into slices, shorter than socket timeouts
+MOMENT_SECONDS = 1  # for which the session of a run that has just ended may still hold the lock
 ROLLBACK_SECONDS = 60  # how long the rollback of a killed session may keep the lock
 _TAG = re.compile(r"/\* bi_metrics (.*?) \*/")
 
@@ -49,11 +50,11 @@ class RunLock:
         return f"IS_USED_LOCK('{self._name}') = CONNECTION_ID()" if held else "1"
 
     def take(self, wait_seconds: float = 0) -> None:
-        """Take the lock, waiting at most `wait_seconds`. Raises LockedError if another run has it.
+        """Take the lock, waiting at most `wait_seconds`, or a moment. Raises LockedError if another run has it.
 
         A server without GET_LOCK is warned of.
         """
-        deadline = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + max(wait_seconds, MOMENT_SECONDS)
         if self._session and self.kill_lost_session():
             deadline = max(deadline, time.monotonic() + ROLLBACK_SECONDS)
         self._session, self.is_held = self._db.connection_id, False
