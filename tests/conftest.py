@@ -238,12 +238,23 @@ class Project:
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def start(self, script: str, *words: str, env: Mapping[str, str] | None = None, **more: Any) -> Any:
-        """Start a command in the background, from another folder, as cron does."""
+    def start(
+        self, script: str, *words: str, env: Mapping[str, str] | None = None,
+        signals: signal.Handlers = signal.SIG_DFL, **more: Any,
+    ) -> Any:  # fmt: skip
+        """Start a command in the background, from another folder, as cron does.
+
+        The signals are as `signals` says, whatever a nohup or an & in front of the tests has made of them.
+        """
+
+        def dispose() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signals)
+
         self.install()
         return subprocess.Popen(
             [sys.executable, str(self.folder / script), *words], env=self.environment(env), cwd="/", text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=dispose, **more,
         )  # fmt: skip
 
     def install(self) -> None:

@@ -19,7 +19,6 @@ from demo import game
 from demo.server import Server
 from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script, shipped_sql
 from tests.proxy import Cut, Proxy
-from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
 pytestmark = pytest.mark.slow
@@ -204,7 +203,7 @@ class Held:
         """Start a run; return it and its session when it waits."""
         before = self.at_work()
         words = (str(FIRST), "--metric", "held", *words)
-        process = self.bi.start("run_metrics.py", *words, env=env, preexec_fn=lambda: dispose(signal.SIG_DFL))
+        process = self.bi.start("run_metrics.py", *words, env=env)
         wait_until(lambda: set(self.at_work()) - set(before) or process.poll() is not None)
         [session] = set(self.at_work()) - set(before)
         return process, session

@@ -17,7 +17,6 @@ from src.metric_file.given import load_tests, read_test
 from src.server.interruption import Interruption
 from src.storage.scratch import scratch_database
 from tests.conftest import ROOT, Database, Project
-from tests.test_interrupts import dispose
 from tests.workload import wait_until
 
 REVENUE = """\
@@ -427,7 +426,7 @@ def start_slow(project: Project, expression: str) -> Any:
     project.write("slow.sql", f"SELECT {expression} AS n, %(metric_date)s AS d")
     games = ", ".join(f"({n})" for n in range(60))
     project.write("tests/slow.sql", f"-- Test: slow\n-- Expect 2025-01-15: none\nINSERT INTO games (id) VALUES {games}")
-    process = project.start("list_metrics.py", "--test", "slow", preexec_fn=lambda: dispose(signal.SIG_DFL))
+    process = project.start("list_metrics.py", "--test", "slow")
     wait_until(lambda: computing(project.database))
     return process
 

@@ -95,7 +95,7 @@ class Interrupts:
 
     def start(self, *words: str, env: dict[str, str] | None = None) -> Any:
         words = (*self.work.range, *words)
-        return self.work.project.start("run_metrics.py", *words, env=env, preexec_fn=lambda: dispose(signal.SIG_DFL))
+        return self.work.project.start("run_metrics.py", *words, env=env)
 
     # --- the kinds: each yields a run when the moment for its signal has come -----------------------------------------
 
@@ -187,12 +187,6 @@ KINDS: dict[str, Callable[[Interrupts], Any]] = {
     "connect, TLS": Interrupts.a_connect_with_tls,
     "connect, no answer": Interrupts.a_connect_that_nobody_accepts,
 }
-
-
-def dispose(handler: signal.Handlers) -> None:
-    """Give the signals back what a nohup or an & in front of the tests has changed, or change it."""
-    for number in SIGNALS:
-        signal.signal(number, handler)
 
 
 def at_port(port: int) -> dict[str, str]:
@@ -330,7 +324,7 @@ sys.exit(run_metrics.main([{DATE!r}]))
 
 def test_under_nohup_a_hangup_stops_nothing(interrupts: Interrupts) -> None:
     words = interrupts.work.range
-    run = interrupts.work.project.start("run_metrics.py", *words, preexec_fn=lambda: dispose(signal.SIG_IGN))
+    run = interrupts.work.project.start("run_metrics.py", *words, signals=signal.SIG_IGN)
     wait_until(lambda: log_has(interrupts.work.project, "start"))
     for _ in range(3):
         run.send_signal(signal.SIGHUP)
