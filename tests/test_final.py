@@ -226,6 +226,29 @@ def test_of_dates_that_failed_each_gets_its_turn(world: World, monkeypatch: pyte
     assert world.state("m0", 6) == "final"
 
 
+def test_a_date_that_failed_tonight_is_not_taken_again_tonight(world: World) -> None:
+    world.begin([snapshot("m0"), cumulative("m1")], lookback=0)
+    world.dates(6)
+    world.fail("m1", 5)
+    world.night(0)
+    world.repair()
+    world.fail("m0", 3)
+    world.late(4)
+    world.dates(4)  # reopens the 7th, on which m0 fails
+    world.night(0)  # the 5th comes last, and reopens the 7th once more
+    days = [day.day for day, _ in world.ran]
+    assert (days.index(7) < days.index(5), days.count(7), days.count(8)) == (True, 1, 2)
+    assert world.state("m1", 3) == "reopened"
+
+
+def test_what_failed_yesterday_is_not_tried_again_tonight(world: World) -> None:
+    world.begin([snapshot("m0"), snapshot("m1")], lookback=0, on_failure="metric")
+    world.dates(1)
+    world.fail("m0", 0)
+    world.night()
+    assert world.transactions == 3  # the 10th, again without m0, and the 11th
+
+
 @pytest.mark.parametrize(("lookback", "nights"), [(0, 3), (2, 2)], ids=["due", "lookback"])
 def test_a_date_that_is_repaired_goes_without_what_fails(world: World, lookback: int, nights: int) -> None:
     world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback)
@@ -250,6 +273,14 @@ def test_a_new_definition_does_not_build_on_a_row_of_the_old_one(world: World) -
     world.redefine("m0", 2)
     world.night()
     assert world.numbers("m0") == [1, 2 * (1 + 2)]
+
+
+@pytest.mark.parametrize("name", ["m0", "h0"])
+def test_the_first_row_of_what_reads_itself_comes_from_the_initial_file(world: World, name: str) -> None:
+    world.begin([cumulative(name)])
+    world.late(3)
+    world.night()
+    assert world.numbers(name) == [1 + 2]
 
 
 def test_an_initial_file_must_not_stand_before_what_it_reads_at_its_incremental_place(world: World) -> None:
@@ -339,12 +370,13 @@ def test_a_night_in_which_all_fails_lets_rows_over_a_new_hole_wait(world: World)
 
 
 def test_a_date_before_the_first_row_lets_rows_over_the_gap_wait(world: World) -> None:
-    world.begin([snapshot("m0"), derived("m1", "m0"), derived("m2", "m1", first=1)])
-    world.dates(3, 2)
-    world.switch("m1", "deleted")
-    world.dates(8, 1, ["m0"])
-    assert world.due()[0] == ("m0", march(3))
-    assert world.state("m2", 3) == "waiting"
+    world.begin([snapshot("m0"), derived("m1", "m0"), derived("m2", "m1")])
+    world.dates(3, 3, ["m1", "m2"])
+    world.dates(2, 1, ["m0"])
+    world.switch("m1", "disabled")
+    world.dates(7, 1, ["m0"])
+    assert world.due()[:4] == cells("m0", 4, 5, 6, 7)
+    assert world.state("m2", 5) == "waiting"
 
 
 def test_a_half_day_that_is_run_late_makes_the_sums_over_it_due(world: World) -> None:
