@@ -273,6 +273,8 @@ def test_a_new_definition_does_not_build_on_a_row_of_the_old_one(world: World) -
     world.redefine("m0", 2)
     world.night()
     assert world.numbers("m0") == [1, 2 * (1 + 2)]
+    old, new, newest = world.database.rows("SELECT definition FROM bi_metric_state ORDER BY metric_date")
+    assert old != new == newest
 
 
 @pytest.mark.parametrize("name", ["m0", "h0"])
@@ -315,10 +317,11 @@ def test_what_is_older_than_a_night_mends_stays_and_keeps_nobody_waiting(world: 
 def test_a_failure_takes_the_date_or_the_metric_and_its_dependents(
     world: World, on_failure: str, ran: list[tuple[date, list[str]]]
 ) -> None:
-    world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback=0, on_failure=on_failure)
+    metrics = [snapshot("m0"), snapshot("m1"), derived("m2", "m0"), derived("m3", "m2")]
+    world.begin(metrics, lookback=0, on_failure=on_failure)
     world.fail("m0", back=0)
     world.night()
-    assert world.ran == [*ran, (march(11), ["m0", "m1", "m2"])]
+    assert world.ran == [*ran, (march(11), ["m0", "m1", "m2", "m3"])]
 
 
 def test_a_helper_runs_for_a_metric_only_if_it_is_not_current(world: World) -> None:
@@ -327,6 +330,14 @@ def test_a_helper_runs_for_a_metric_only_if_it_is_not_current(world: World) -> N
     assert world.ran == [(march(8), ["h0", "m2", "m3"])]
     world.dates(2, 1, ["m2"])
     assert world.ran == [(march(8), ["m2"])]
+
+
+def test_a_work_table_is_filled_for_each_date_of_a_load(world: World) -> None:
+    world.begin([snapshot("w0"), copied("m1", snapshot("w0"))])
+    world.late(3)
+    world.late(2)
+    world.initial(2, 2)
+    assert world.numbers("m1") == [1, 2]
 
 
 def test_a_helper_that_ran_on_some_dates_of_a_load_is_reopened_on_the_others(world: World) -> None:
