@@ -277,6 +277,16 @@ def test_a_new_definition_does_not_build_on_a_row_of_the_old_one(world: World) -
     assert old != new == newest
 
 
+def test_what_reads_itself_does_not_build_on_a_row_that_is_not_current(world: World) -> None:
+    world.begin([cumulative("m0")], mend_days=3)
+    world.dates(1, 6)
+    world.late(6)
+    world.dates(6)
+    world.night(0)
+    assert world.state("m0", 4) == "reopened"  # and too old for a night to mend
+    assert world.numbers("m0") == [1, 0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("name", ["m0", "h0"])
 def test_the_first_row_of_what_reads_itself_comes_from_the_initial_file(world: World, name: str) -> None:
     world.begin([cumulative(name)])
