@@ -101,7 +101,7 @@ def test_a_signal_during_commit_says_that_the_date_may_be_committed(few: Workloa
 
 
 def test_after_kill_9_the_next_run_waits_for_the_orphan_or_names_the_kill(project: Project) -> None:
-    slow(project, A_SECOND)
+    slow(project, 5 * A_SECOND)
     for way in ("wait", "kill"):
         run = project.start("run_metrics.py", DATE)
         wait_until(lambda: at_work(project.database, "03_slow"))
@@ -400,7 +400,7 @@ def test_of_two_runs_started_together_one_runs_and_the_other_runs_after_it_or_ex
 
 def test_a_second_run_is_refused_or_waits_and_another_database_is_free(project: Project) -> None:
     database = project.database
-    slow(project, A_SECOND)
+    slow(project, 5 * A_SECOND)
     with connect(database.server) as other:
         run_script(other, "DROP DATABASE IF EXISTS elsewhere; CREATE DATABASE elsewhere; USE elsewhere;")
         run_script(other, (ROOT / "sql" / "schema.sql").read_text())
@@ -413,7 +413,7 @@ def test_a_second_run_is_refused_or_waits_and_another_database_is_free(project: 
         assert (refused.returncode, refused.stdout) == (3, "")
         assert "Wait for it with --wait SECONDS" in refused.stderr
         assert project.run(NEXT, env={"DB_NAME": "elsewhere"}).returncode == 0
-        assert time.monotonic() - clock < 2
+        assert time.monotonic() - clock < 4
         assert first.poll() is None
         run_script(other, "DROP DATABASE elsewhere")
     for run in (first, waiting):
