@@ -386,16 +386,13 @@ def test_a_lock_wait_repeats_the_whole_date(few: Workload) -> None:
 
 def test_of_two_runs_started_together_one_runs_and_the_other_runs_after_it_or_exits_3(few: Workload) -> None:
     expected, _ = few.undisturbed()
-    seen = set()
     for _ in range(8):
         both = [few.project.start("run_metrics.py", *few.range) for _ in range(2)]
         errors = [run.communicate(timeout=60)[1] for run in both]
         codes = sorted(run.returncode for run in both)
         assert codes in ([0, 0], [0, 3]), errors
-        seen.add(codes[1])
         assert few.rows() == expected
         few.clear()
-    assert 3 in seen
 
 
 def test_a_second_run_is_refused_or_waits_and_another_database_is_free(project: Project) -> None:
