@@ -29,6 +29,7 @@ from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, 
 from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import load_tests
+from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
     hidden_tables,
@@ -37,7 +38,7 @@ from src.metric_file.server_checks import (
     views_and_functions,
     wrong_engines,
 )
-from src.metric_file.step import Parameters, Step
+from src.metric_file.step import Step
 from src.metric_tests import Tester, select_tests
 from src.running.plan import batch_of
 from src.server.interruption import Interruption

@@ -30,6 +30,7 @@ from src.display.status import vanished
 from src.errors import DatabaseError, DateError, Interrupted, LockedError, MetricFileError, MetricsError, UsageError
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
+from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
     hidden_tables,
@@ -38,7 +39,7 @@ from src.metric_file.server_checks import (
     views_and_functions,
     wrong_engines,
 )
-from src.metric_file.step import Parameters, Step
+from src.metric_file.step import Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
 from src.running.plan import (

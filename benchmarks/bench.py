@@ -35,7 +35,8 @@ from demo.server import Server, ServerError
 from src.dates import date_range
 from src.db_manager import DatabaseManager
 from src.metric_file.file import Kind, Mode
-from src.metric_file.step import Parameters, Step
+from src.metric_file.parameters import Parameters
+from src.metric_file.step import Step
 from src.metric_file.text import literal
 from src.sql_loader import load_catalog
 from tests.engines import INSTALLS, install

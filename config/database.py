@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from src.errors import SettingsError
+from src.metric_file.parameters import DATE_PARAMETERS
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP_CONCAT_BYTES = 67_108_864  # MariaDB cuts JSON_ARRAYAGG there too
@@ -21,10 +22,6 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PARAMETER = re.compile(r"METRIC_PARAM_([A-Za-z_][A-Za-z0-9_]*)")
 _WHOLE = ("DB_PORT", "METRICS_LOOKBACK_DAYS", "METRICS_MEND_DAYS", "METRICS_READERS")
 _DIGITS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-DATE_PARAMETERS = frozenset({  # set by every run
-    "metric_date", "start_date", "dates", "day_start_utc", "day_end_utc", "period_start", "period_start_utc", "as_of",
-    "periods",
-})  # fmt: skip
 # METRICS_ON_END gets these, so that a command which it calls finds them in its environment.
 _OUTCOME = ("METRICS_STATUS", "METRICS_EXIT_CODE", "METRICS_ERROR", "METRICS_RESUME")
 

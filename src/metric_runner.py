@@ -13,7 +13,7 @@ from typing import TypeVar
 from src.db_manager import DatabaseManager
 from src.errors import DatabaseError, DateError, LockedError, StatementError
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.step import Parameters
+from src.metric_file.parameters import Parameters
 from src.running.compute import BatchResult, Computation
 from src.running.plan import Batch
 from src.running.readers import Readers
@@ -52,7 +52,6 @@ class MetricRunner:
     def open(self, catalog: Catalog, parameters: Parameters, today: date, readers: Readers) -> None:
         """Let the batches be of `catalog`, and `today` decide what is due."""
         self._catalog = catalog
-        self._today = today
         readers.open(catalog)
         self._computation = Computation(self._db, self._store, catalog, parameters, today, self.run_id, readers)
         self._is_reconciled = False
@@ -68,18 +67,19 @@ class MetricRunner:
         the error. A batch that goes on is run again at once without the name at fault and all that depends on it.
         """
         left_out: list[DateError] = []
-        every = batch.names
+        all_names = frozenset(batch.names)
         while True:
             try:
                 result = self.with_retries(lambda: self._transaction(batch), batch.label)  # noqa: B023
-                return replace(result, left_out=tuple(left_out), not_run=frozenset(every) - frozenset(batch.names))
+                return replace(result, left_out=tuple(left_out), not_run=all_names.difference(batch.names))
             except (DateError, DatabaseError, LockedError) as error:
                 failed = error if isinstance(error, DateError) else DateError(f"{batch.label}: {error}")
                 self._keep_reason(batch, failed)
             failed_names = {failed.name, *self._catalog.readers_of_work_table(failed.name)}
             rest = batch.without({*failed_names, *self._catalog.all_dependents(failed_names)})
-            if not (batch.goes_on and failed.name and rest.files) or failed.code in TRANSIENT or self._db.is_lost():
-                return BatchResult(batch, left_out=tuple(left_out), not_run=frozenset(every), error=failed)
+            may_go_on = batch.goes_on and failed.name and rest.files and failed.code not in TRANSIENT
+            if not may_go_on or self._db.is_lost():  # _keep_reason() has tried to connect again
+                return BatchResult(batch, left_out=tuple(left_out), not_run=all_names, error=failed)
             log.info("%s runs again without %s and what depends on it", batch.label, failed.name)
             left_out.append(failed)
             batch = rest
@@ -106,12 +106,13 @@ class MetricRunner:
                 results.append(self._computation.compute(batch))
                 return results[-1]
 
-            def all_of_it() -> None:
+            def everything() -> None:
                 self._computation.reconcile()
-                self._is_reconciled = True
+                self._is_reconciled = True  # else a night would do it in a transaction of its own
                 work(run)
 
-            self._in_transaction(all_of_it, "dry run", keep=False)
+            self._in_transaction(everything, "dry run", keep=False)
+            self._is_reconciled = False
             return results
 
         return self.with_retries(once, "the dry run")
@@ -126,17 +127,17 @@ class MetricRunner:
         days = [Batch(Mode.INCREMENTAL, (day,), tuple(by_date)) for day in at_once.dates]
 
         def both_ways() -> Verdict:
-            first, second = self._rows_of([at_once], at_once), self._rows_of(days, at_once)
-            found = {cell: differing(row, second[cell]) for cell, row in first.items()}
-            again = self._rows_of([at_once], at_once) if any(found.values()) else first
+            at_once_rows, by_date_rows = self._rows_of([at_once], at_once), self._rows_of(days, at_once)
+            differences = {cell: differing(row, by_date_rows[cell]) for cell, row in at_once_rows.items()}
+            again = self._rows_of([at_once], at_once) if any(differences.values()) else at_once_rows
             different, moved = [], []
-            for cell, values in found.items():
-                unsure = differing(first[cell], again[cell]).keys()
+            for cell, values in differences.items():
+                unsure = differing(at_once_rows[cell], again[cell]).keys()
                 if sure := [text for place, text in values.items() if place not in unsure]:
                     different.append(Change(*cell, "different", False, shortened(sure)))
                 elif values:
                     moved.append(cell)
-            return Verdict(len(first), tuple(different), tuple(moved))
+            return Verdict(len(at_once_rows), tuple(different), tuple(moved))
 
         return self.with_retries(both_ways, "the comparison")
 
@@ -145,8 +146,8 @@ class MetricRunner:
 
         def work() -> dict[Cell, StoredRow]:
             for batch in batches:
-                first = {name for name, dates in batch.dates_of.items() if dates[:1] == of.dates_of.get(name, [])[:1]}
-                self._computation.compute(batch, starts_anew=first)
+                starts = {name for name, dates in batch.dates_of.items() if dates[:1] == of.dates_of.get(name, [])[:1]}
+                self._computation.compute(batch, starts_anew=starts)
             rows = self._store.rows({name: of.dates_of[name] for name in of.metrics})
             return {(name, day): row for name, day, row in rows}
 

@@ -14,12 +14,14 @@ from src.errors import DatabaseError, DateError, MetricsError, UsageError
 from src.metric_file.checks import check_catalog
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import Given, names_a_schema
+from src.metric_file.parameters import Parameters
 from src.metric_file.reads import METRICS_VIEWS, reads_of
-from src.metric_file.step import Parameters, line_of
+from src.metric_file.step import line_of
 from src.metric_file.text import Statement, bind
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.plan import Batch, batch_of
 from src.running.readers import Readers
+from src.server.codes import NO_DEFAULT
 from src.server.interruption import Interruption
 from src.sql_loader import Catalog
 from src.storage.changes import StoredRow, differences
@@ -27,7 +29,6 @@ from src.storage.scratch import schemas, scratch_database
 from src.storage.store import MetricStore
 
 LONGEST_SHOWN = 200  # characters of two rows that differ; of longer ones only what differs is shown
-OMITTED = 1364  # the warning that a column without a default was left out
 
 
 def select_tests(tests: Sequence[Given], patterns: Sequence[str]) -> list[Given]:
@@ -143,7 +144,7 @@ def _give_rows(database: DatabaseManager, test: Given, parameters: Parameters) -
             try:
                 database.execute(bind(statement, values))
                 warned = database.query("SHOW WARNINGS") if database.warnings else ()
-                wrong = [f"({code}) {text}" for level, code, text in warned if code != OMITTED and level != "Note"]
+                wrong = [f"({code}) {text}" for level, code, text in warned if code != NO_DEFAULT and level != "Note"]
                 if wrong:
                     raise MetricsError(wrong[0])
             except MetricsError as error:

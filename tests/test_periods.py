@@ -22,7 +22,7 @@ from demo import game
 from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.display.status import states
-from src.metric_file.step import Parameters
+from src.metric_file.parameters import Parameters
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog
 from src.storage.overview import Overview

@@ -17,7 +17,8 @@ import pytest
 from config.database import load_settings
 from demo import game
 from src.db_manager import DatabaseManager
-from src.metric_file.step import Parameters, Step
+from src.metric_file.parameters import Parameters
+from src.metric_file.step import Step
 from src.running import readers as readers_module
 from src.running.readers import Readers
 from src.server.interruption import Interruption

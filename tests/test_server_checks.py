@@ -12,6 +12,7 @@ from config.database import load_settings
 from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.metric_file.file import MetricFile, parse
+from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     _full_scans,
     ask_server,
@@ -20,7 +21,7 @@ from src.metric_file.server_checks import (
     views_and_functions,
     wrong_engines,
 )
-from src.metric_file.step import Parameters, Step, line_of
+from src.metric_file.step import Step, line_of
 from src.sql_loader import load_catalog
 from tests.conftest import FAST, Project, connect, metric_sql, run_script
 from tests.engines import install

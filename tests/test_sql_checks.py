@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from config.database import DATE_PARAMETERS
 from src.metric_file.checks import RULES, Problem, _Rules, check_catalog, placement_problems
-from src.metric_file.step import Parameters
+from src.metric_file.parameters import DATE_PARAMETERS, Parameters
 from src.sql_loader import load_catalog
 
 HEADER = "-- Metric: x\n-- Description: what it means\n-- Data Type: card\n"

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from src.metric_file.file import MetricFile, Mode, parse
-from src.metric_file.step import Parameters, Step
+from src.metric_file.parameters import Parameters
+from src.metric_file.step import Step
 from src.sql_loader import Catalog
 
 DAYS = (date(2025, 1, 30), date(2025, 1, 31), date(2025, 2, 1))

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from config.database import DATE_PARAMETERS
 from src.errors import MetricFileError
 from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
 from src.metric_file.given import FOLDER as TESTS
-from src.metric_file.header import HeaderLine, nearest_key
+from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
+from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.period import parse_final_after, parse_period, parse_running
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, outermost, place, unquoted
 from src.sql_loader import EVERY_METRIC, Catalog
@@ -23,7 +23,6 @@ from src.wording import printable
 
 Severity = Literal["error", "warning"]
 
-DATA_TYPES = ("card", "timeseries", "ranking")
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
 _HEADER_VALUES: dict[str, Callable[[str], object]] = {
     "period": parse_period, "running": parse_running, "final after": parse_final_after

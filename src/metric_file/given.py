@@ -10,10 +10,10 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 
-from config.database import DATE_PARAMETERS
 from src.dates import date_range
 from src.errors import MetricFileError
 from src.metric_file.file import parse
+from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.reads import reads_of
 from src.metric_file.text import SPACE, WRITERS, Statement, Token, place
 

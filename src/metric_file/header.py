@@ -12,6 +12,7 @@ from src.metric_file.text import SPACE, Statement, Token, place, read
 
 KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions", "data type", "empty", "check", "reads",
         "allow", "period", "running", "final after")  # fmt: skip
+DATA_TYPES = ("card", "timeseries", "ranking")
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
 
 

@@ -14,7 +14,7 @@ from src.metric_file.file import MetricFile, Mode
 from src.metric_file.reads import named_in
 from src.metric_file.step import Step, line_of
 from src.metric_file.text import WRITERS, Statement, Table, items, place, unquoted
-from src.server.codes import TRANSIENT
+from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
@@ -26,7 +26,6 @@ _FUNCTIONS = (
     "SELECT routine_name, routine_definition FROM information_schema.routines "
     "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
 )
-_CANNOT_EXPLAIN = {1345, 1815}  # a view of tables this account may not read; on MySQL an INSERT into a view
 
 
 def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[Problem], int]:
@@ -47,7 +46,7 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
             except StatementError as error:
                 if error.code in TRANSIENT:
                     raise
-                if error.code in _CANNOT_EXPLAIN or any(token.name in temporary for token in part.code):
+                if error.code in CANNOT_EXPLAIN or any(token.name in temporary for token in part.code):
                     left_out += 1
                 else:
                     line = line_of(part, str(error))

@@ -16,14 +16,15 @@ from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile, Mode
 from src.metric_file.header import HeaderLine
-from src.metric_file.step import Parameters, Step
+from src.metric_file.parameters import Parameters
+from src.metric_file.step import Step
 from src.metric_file.text import Statement
 from src.running.finality import Written, reopened
 from src.running.plan import Batch
 from src.running.readers import DATES_AHEAD, Readers
 from src.running.select_rows import Selected, run_select
 from src.running.server_warnings import QueryError, refuse_warnings
-from src.server.codes import LOCK_GONE, TRANSIENT
+from src.server.codes import LOCK_GONE, REFUSES_A_VALUE, TRANSIENT
 from src.sql_loader import Catalog
 from src.storage.changes import Change, StoredRow, compare, is_readable
 from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Replaced
@@ -31,7 +32,6 @@ from src.wording import count
 
 log = logging.getLogger("bi_metrics")
 
-REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})
 CHECKS_PER_QUERY = 100
 MOST_BYTES_UNSENT = 1_000_000  # of rows of SELECT metrics
 ROWS_SHOWN = 3  # of a check that failed

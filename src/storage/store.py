@@ -49,7 +49,7 @@ class Before:
     moment: int
     holds_lock: bool
     rows: Mapping[Cell, StoredRow]  # of the batch's dates
-    states: Mapping[Cell, CellState]  # of the batch's dates and of the day before them
+    states: Mapping[Cell, CellState]  # of the batch's dates and of the bases: the periods before them
 
     def state(self, name: str, day: date) -> CellState:
         return self.states.get((name, day), MISSING)

@@ -1,0 +1,44 @@
+"""What metric files may use as %(name)s, and its values for some dates. Knows no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, tzinfo
+
+from src.dates import day_end, day_start, utc_text
+from src.metric_file.period import DAY, Period
+from src.metric_file.text import literal
+
+DATE_PARAMETERS = frozenset({  # set by every run
+    "metric_date", "start_date", "dates", "day_start_utc", "day_end_utc", "period_start", "period_start_utc", "as_of",
+    "periods",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What metric files may use as %(name)s: the settings' own values by name, and what follows from the dates."""
+
+    own: Mapping[str, str]
+    zone: tzinfo | None
+    today: date | None = None  # the last day that has begun; None: every date has
+
+    def literals(self, dates: Sequence[date], period: Period = DAY) -> dict[str, str]:
+        """Return every parameter as an SQL literal for some ascending ends of periods, the last of them metric_date."""
+        periods = period.parameters(dates, self.zone)
+        as_of = min(dates[-1], self.today) if self.today else dates[-1]
+        return {
+            **{name: literal(value) for name, value in self.own.items()},
+            "metric_date": literal(dates[-1]),
+            "dates": "'[\"" + '","'.join(map(str, dates)) + "\"]'",
+            "day_start_utc": literal(utc_text(day_start(dates[0], self.zone))),
+            "day_end_utc": literal(utc_text(day_end(dates[-1], self.zone))),
+            "as_of": literal(as_of),
+            **{name: literal(value) for name, value in periods.items()},
+        }
+
+    def fingerprinted(self) -> dict[str, str]:
+        """Return the values whose change makes a file compute something else."""
+        in_zone = ("day_start_utc", "day_end_utc", "period_start_utc", "periods")
+        return {**self.own, **dict.fromkeys(in_zone, str(self.zone))}
