@@ -197,6 +197,7 @@ class Run:
                  time.monotonic() - clock)  # fmt: skip
         self.say_stopped()
         if not self.database.is_lost():
+            self._describe_metrics()
             self._say_what_is_left()
         return A_DATE_FAILED if summary.has_failed else OK
 
@@ -333,6 +334,13 @@ class Run:
         if self.summary.resume:
             log.info("%s", self.summary.stopped())
             write_line(self.summary.stopped(), sys.stderr)
+
+    def _describe_metrics(self) -> None:
+        """Let bi_metric_catalog say what the headers of the metric files say."""
+        try:
+            self.store.describe(self.catalog.describing_files, self.catalog.stored or ())
+        except DatabaseError as error:
+            log.warning("could not store what the headers of the metric files say in bi_metric_headers: %s", error)
 
     def _say_what_is_left(self) -> None:
         """Name what the next night must compute, what no file computes any more, and what older SQL has computed."""

@@ -112,7 +112,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Make empty metric tables and both folders."""
-        self.execute("DROP TABLE IF EXISTS bi_metrics, bi_metric_state, bi_metric_changes;")
+        self.execute("DROP TABLE IF EXISTS bi_metrics, bi_metric_state, bi_metric_changes, bi_metric_headers;")
         self.execute((ROOT / "sql" / "schema.sql").read_text())
         self.make_project()
         recorder = Recorder(load_settings(self.project, self.env))

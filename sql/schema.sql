@@ -46,6 +46,19 @@ CREATE TABLE IF NOT EXISTS bi_metric_changes (
     KEY idx_metric_date (metric, metric_date)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
+-- One row per metric: what the header of its file says. A run writes what has changed.
+CREATE TABLE IF NOT EXISTS bi_metric_headers (
+    metric      VARCHAR(100) COLLATE utf8mb4_bin NOT NULL,
+    title       VARCHAR(255) NOT NULL,  -- the metric's name if its header has no title
+    description VARCHAR(1000) NOT NULL,
+    data_type   VARCHAR(50) NOT NULL,
+    unit        VARCHAR(255) NOT NULL,
+    owner       VARCHAR(255) NOT NULL,
+    tags        VARCHAR(255) NOT NULL,  -- separated by commas
+    period      VARCHAR(50) NOT NULL,  -- as in `-- Period:`; day if the header has none
+    PRIMARY KEY (metric)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
 -- For dashboards: a row per field of each card. A row of bi_metrics without a state counts as reopened.
 -- value is a number; NULL if DECIMAL(65,20) cannot hold it. value_text is any value but null.
 -- Of a number that is too large CAST would make the largest DECIMAL, or an error in an INSERT. So the first pattern
@@ -98,3 +111,36 @@ FROM (
     JOIN JSON_TABLE(m.value_list, '$[*]' COLUMNS (item FOR ORDINALITY, obj JSON PATH '$')) AS i
     JOIN JSON_TABLE(JSON_KEYS(i.obj), '$[*]' COLUMNS (name JSON PATH '$')) AS k
 ) AS each_field;
+
+-- A row per metric: its header, the fields of its newest row, and how many dates are in each state.
+CREATE OR REPLACE SQL SECURITY INVOKER VIEW bi_metric_catalog AS
+SELECT
+    h.metric,
+    h.title,
+    h.description,
+    COALESCE(m.data_type, h.data_type) AS data_type,
+    h.unit,
+    h.owner,
+    h.tags,
+    h.period,
+    m.f_list AS fields,
+    s.newest_final,
+    COALESCE(s.missing, 0) AS missing,
+    COALESCE(s.open, 0) AS open,
+    COALESCE(s.reopened, 0) AS reopened,
+    COALESCE(s.waiting, 0) AS waiting,
+    COALESCE(s.final, 0) AS final
+FROM bi_metric_headers AS h
+LEFT JOIN (SELECT metrics, MAX(metric_date) AS newest FROM bi_metrics GROUP BY metrics) AS r ON r.metrics = h.metric
+LEFT JOIN bi_metrics AS m ON m.metrics = r.metrics AND m.metric_date = r.newest
+LEFT JOIN (
+    SELECT metric,
+           MAX(CASE WHEN state = 'final' THEN metric_date END) AS newest_final,
+           COUNT(CASE WHEN state = 'missing' THEN 1 END) AS missing,
+           COUNT(CASE WHEN state = 'open' THEN 1 END) AS open,
+           COUNT(CASE WHEN state = 'reopened' THEN 1 END) AS reopened,
+           COUNT(CASE WHEN state = 'waiting' THEN 1 END) AS waiting,
+           COUNT(CASE WHEN state = 'final' THEN 1 END) AS final
+    FROM bi_metric_state
+    GROUP BY metric
+) AS s ON s.metric = h.metric;

@@ -92,6 +92,12 @@ class Catalog:
         return frozenset(file.name for file in self.files if not file.disabled and not file.is_helper)
 
     @cached_property
+    def describing_files(self) -> dict[str, MetricFile]:
+        """The file of each of `names` whose header describes it: the night's, or else that of the initial load."""
+        in_order = [*self.in_mode(Mode.INITIAL), *self.in_mode(Mode.INCREMENTAL)]
+        return {file.name: file for file in in_order if file.name in self.names and not file.is_helper}
+
+    @cached_property
     def work_tables(self) -> frozenset[str]:
         """The helpers without cells: each file of theirs empties its table before it fills it."""
         return frozenset(name for name, files in self.by_name.items() if all(file.is_work_table for file in files))

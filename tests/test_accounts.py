@@ -17,6 +17,7 @@ import pytest
 
 from demo import game
 from demo.server import Server
+from src.metric_file.text import OUR_TABLES
 from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script, shipped_sql
 from tests.proxy import Cut, Proxy
 from tests.workload import wait_until
@@ -77,7 +78,7 @@ def schemas(server: Server) -> Iterator[Any]:
 def _use(project: Project, server: Server, connection: Any, schema: str) -> Project:
     """Point the project at one of the schemas, empty, with its account and the shipped metrics of days."""
     connection.select_db(schema)
-    run_script(connection, "DELETE FROM bi_metrics; DELETE FROM bi_metric_state; DELETE FROM bi_metric_changes")
+    run_script(connection, "".join(f"DELETE FROM {table};" for table in OUR_TABLES))
     project.database = Database(server, schema, connection)
     project.env = {
         "DB_USER": ACCOUNTS[schema], "DB_PASSWORD": PASSWORD, "METRICS_HISTORY_START": str(FIRST),
@@ -129,6 +130,8 @@ def test_the_account_for_dashboards_reads_the_views_and_their_definitions_and_no
                 cursor.execute(f"SELECT * FROM {view} WHERE metrics = 'm' AND is_final")
                 cursor.execute(f"SHOW CREATE VIEW {view}")  # SQLAlchemy asks for it
                 assert "SQL SECURITY INVOKER" in cursor.fetchall()[0][1]
+            cursor.execute("SELECT * FROM bi_metric_catalog")
+            cursor.execute("SHOW CREATE VIEW bi_metric_catalog")
             for forbidden in ("SELECT * FROM users", "DELETE FROM bi_metric_state", "SELECT * FROM bi_metric_changes"):
                 with pytest.raises(pymysql.err.OperationalError, match="command denied to user 'dashboards'"):
                     cursor.execute(forbidden)

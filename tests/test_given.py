@@ -14,6 +14,7 @@ from config.database import load_settings
 from demo import game
 from src.db_manager import DatabaseManager
 from src.metric_file.given import load_tests, read_test
+from src.metric_file.text import OUR_TABLES
 from src.server.interruption import Interruption
 from src.storage.scratch import scratch_database
 from tests.conftest import ROOT, Database, Project
@@ -281,9 +282,7 @@ def test_a_copy_is_in_a_database_like_the_real_one_and_never_leads_to_rows_elsew
                                  "WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'")  # fmt: skip
             assert copy.query("SELECT @@collation_database") == (("utf8mb4_unicode_ci",),)
             assert copy.query("SELECT own FROM bi_metrics") == ()
-    assert dict(engines) == dict.fromkeys(
-        ("all_hits", "bi_metric_changes", "bi_metric_state", "bi_metrics", "games", "hits"), "InnoDB"
-    )
+    assert dict(engines) == dict.fromkeys(("all_hits", "games", "hits", *OUR_TABLES), "InnoDB")
     assert shop.database.rows("SELECT n FROM hits") == [(1,)]
 
 

@@ -503,6 +503,7 @@ def test_a_run_needs_no_package_of_the_page(project: Project) -> None:
 SCHEMA_FAULTS = [
     ("DROP TABLE bi_metric_state", "has no table bi_metric_state; run: ./setup.sh --schema"),
     ("DROP TABLE bi_metric_changes", "has no table bi_metric_changes; run: ./setup.sh --schema"),
+    ("DROP TABLE bi_metric_headers", "has no table bi_metric_headers; run: ./setup.sh --schema"),
     ("DROP TABLE bi_metrics", "has no table bi_metrics; run: ./setup.sh --schema"),
     ("ALTER TABLE bi_metrics ENGINE = MyISAM", "run: ALTER TABLE bi_metrics ENGINE = InnoDB"),
     (

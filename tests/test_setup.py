@@ -159,7 +159,7 @@ def test_an_unknown_option_is_refused_before_anything_is_made(tmp_path: Path, wo
 def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keeps_their_rows(
     copy: Copy, database: Database
 ) -> None:
-    database.execute("DROP TABLE bi_metrics, bi_metric_state, bi_metric_changes")
+    database.execute("DROP TABLE bi_metrics, bi_metric_state, bi_metric_changes, bi_metric_headers")
     applied = copy.run("setup.sh", "--schema", env=database.env)
     assert applied.returncode == 0, applied.stderr
     assert f"sql/schema.sql is applied to {database.server.socket} as user root" in applied.stdout
@@ -167,8 +167,8 @@ def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keep
     database.execute(f"INSERT INTO bi_metrics ({columns}) VALUES ('m', '[]', '1', '2025-01-15')")
     assert copy.run("setup.sh", "--schema", env=database.env).returncode == 0
     assert database.metrics() == [("m", "2025-01-15", "1")]
-    there = ["bi_metric_cards", "bi_metric_changes", "bi_metric_items", "bi_metric_state", "bi_metrics"]
-    assert [row[0] for row in database.rows("SHOW TABLES")] == there
+    there = ["cards", "catalog", "changes", "headers", "items", "state"]
+    assert [row[0] for row in database.rows("SHOW TABLES")] == [*(f"bi_metric_{name}" for name in there), "bi_metrics"]
 
     wrong = copy.run("setup.sh", "--schema", env={**database.env, "DB_NAME": "nowhere"})
     assert wrong.returncode == 2

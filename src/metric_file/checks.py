@@ -17,7 +17,18 @@ from src.metric_file.given import FOLDER as TESTS
 from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
 from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.period import parse_final_after, parse_period, parse_running
-from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, outermost, place, unquoted
+from src.metric_file.text import (
+    METRICS_TABLE,
+    OUR_TABLES,
+    WRITERS,
+    Statement,
+    Table,
+    Token,
+    items,
+    outermost,
+    place,
+    unquoted,
+)
 from src.sql_loader import EVERY_METRIC, Catalog
 from src.wording import printable
 
@@ -527,7 +538,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
     for i in (0, *(i for i in outermost(words) if words[i] == ",")) if verb == "SET" else ():
         if not re.match("@[^@]", words[i + 1]):
             yield i + 1, "only SET @variable is allowed, as a setting would hold for every later file; remove it"
-    if (statement.temporary_table or "").lower() in (METRICS_TABLE, "bi_metric_state", "bi_metric_changes"):
+    if (statement.temporary_table or "").lower() in OUR_TABLES:
         yield 0, f"a temporary table named {statement.temporary_table} would hide the real one; rename it"
     if statement.temporary_table and statement.target and statement.target.schema not in ("", database):
         yield 0, "a temporary table of another database would stay for later files; write its name alone"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from src.metric_file.text import BEFORE_TABLE, METRICS_TABLE, Statement, Table, Token, read, table_at, unquoted
 
-METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items"})
+METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items", "bi_metric_catalog"})
 _REFUSED = ("UPDATE", "DELETE", "REPLACE")  # the rule forbidden-statement refuses them with bi_metrics
 
 _SET_OPERATORS = {"UNION", "EXCEPT", "INTERSECT"}

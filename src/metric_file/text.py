@@ -12,6 +12,7 @@ from typing import NamedTuple
 from src.errors import MetricsError
 
 METRICS_TABLE = "bi_metrics"
+OUR_TABLES = (METRICS_TABLE, "bi_metric_state", "bi_metric_changes", "bi_metric_headers")
 WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 _TOKEN = re.compile(

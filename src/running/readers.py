@@ -21,7 +21,7 @@ from src.errors import Interrupted, MetricsError, StatementError
 from src.metric_file.file import Kind, MetricFile
 from src.metric_file.reads import METRICS_VIEWS
 from src.metric_file.step import Step
-from src.metric_file.text import WRITERS, Statement, read
+from src.metric_file.text import OUR_TABLES, WRITERS, Statement, read
 from src.running.select_rows import Selected, run_select
 from src.server.codes import TRANSIENT
 from src.server.interruption import Interruption
@@ -288,7 +288,7 @@ def plain_files(catalog: Catalog, database: DatabaseManager) -> frozenset[str]:
 
 def written_names(catalog: Catalog) -> frozenset[str]:
     """Return the names, in lower case, of all tables that a statement of a run may write, and perhaps of others."""
-    written = {"bi_metric_state", "bi_metric_changes", *METRICS_VIEWS}
+    written = {*OUR_TABLES, *METRICS_VIEWS}
     for file in catalog.files:
         for statement in file.statements:
             if statement.target:

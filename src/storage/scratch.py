@@ -11,10 +11,10 @@ from dataclasses import replace
 from config.database import Settings
 from src.db_manager import DatabaseManager
 from src.errors import SettingsError, StatementError
+from src.metric_file.text import METRICS_TABLE
 from src.server.codes import NO_RIGHT_TO_DATABASE
 from src.server.interruption import Interruption
 from src.storage.schema import create_tables
-from src.storage.store import TABLES
 
 MADE = "test_[0-9]{14}_[0-9a-f]{8}"  # behind DB_NAME and _: when it was made, in UTC by the server's clock
 LONGEST_NAME = 64
@@ -89,7 +89,7 @@ def _copy(real: DatabaseManager, database: DatabaseManager, tables: Collection[s
     """Copy the definitions of tables, with their keys but without foreign keys and triggers; of a view its columns."""
     found = real.query(
         "SELECT table_name, table_type, engine, create_options FROM information_schema.tables "
-        "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s", ([TABLES[0], *tables],),
+        "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s", ([METRICS_TABLE, *tables],),
     )  # fmt: skip
     for name, kind, engine, options in found:
         table, source = _quoted(name), f"{_quoted(real.name)}.{_quoted(name)}"

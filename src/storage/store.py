@@ -1,4 +1,4 @@
-"""What is stored: every query of our own on bi_metrics, bi_metric_state and bi_metric_changes."""
+"""What is stored: every query of our own on bi_metrics and the tables beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any, Literal
 from src.dates import ONE_DAY, day_end, utc_text
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError
+from src.metric_file.checks import LONGEST_NAME
+from src.metric_file.file import MetricFile
 from src.metric_file.period import Nightly
+from src.metric_file.text import OUR_TABLES
 from src.storage.changes import StoredRow
 
 Cell = tuple[str, date]  # a metric or a helper, and one of its dates
@@ -22,8 +25,10 @@ State = Literal["missing", "open", "reopened", "waiting", "final"]
 CURRENT = frozenset({"waiting", "final"})  # computing such a cell now gives the same
 BLANK = "not computed yet"  # and a random token: what a row of an INSERT metric holds until its file has run
 BLANK_ROW = re.compile(rf'"{BLANK} [0-9a-f]{{16}}"')
-TABLES = ("bi_metrics", "bi_metric_state", "bi_metric_changes")
 REPAIR = "run: ./setup.sh --schema"
+# The columns of bi_metric_headers behind the name, and how many characters each holds.
+HEADER_COLUMNS = {"title": 255, "description": 1000, "data_type": 50, "unit": 255, "owner": 255, "tags": 255,
+                  "period": 50}  # fmt: skip
 LONGEST_ERROR = 1000  # characters of bi_metric_state.error
 _ROWS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
@@ -125,9 +130,9 @@ class MetricStore:
         """Raise MetricsError unless the tables are there and can roll back, and bi_metrics can upsert."""
         found: dict[str, str] = dict(self._db.query(
             "SELECT LOWER(table_name), engine FROM information_schema.tables "
-            "WHERE table_schema = DATABASE() AND table_name IN %s", (TABLES,),
+            "WHERE table_schema = DATABASE() AND table_name IN %s", (OUR_TABLES,),
         ))  # fmt: skip
-        for table in TABLES:
+        for table in OUR_TABLES:
             if table not in found:
                 raise MetricsError(f"database {self._db.name} has no table {table}; {REPAIR}")
             if str(found[table]).lower() != "innodb":
@@ -379,6 +384,30 @@ class MetricStore:
                 f"VALUES {', '.join(['%s'] * len(values))}", values,
             )  # fmt: skip
 
+    # --- headers, in a transaction of its own -------------------------------------------------------------------------
+
+    def describe(self, files: Mapping[str, MetricFile], stored: Collection[str]) -> None:
+        """Store what the headers of metrics say; if nothing has changed, nothing is written.
+
+        A metric of `stored`, which has rows, keeps what its file said last; one without file and rows is forgotten.
+        """
+        columns = ", ".join(HEADER_COLUMNS)
+        known = {row[0]: row for row in self._db.query(f"SELECT metric, {columns} FROM bi_metric_headers")}
+        said = {name: (name, *_header(file)) for name, file in files.items() if len(name) <= LONGEST_NAME}
+        said |= {name: (name, name, "", "", "", "", "", "") for name in set(stored) - said.keys() - known.keys()}
+        changed = [row for name, row in said.items() if known.get(name) != row]
+        gone = known.keys() - said.keys() - set(stored)
+        if not changed and not gone:
+            return
+        with self._db.transaction():
+            for part in _parts(changed):
+                self._db.execute(
+                    f"INSERT INTO bi_metric_headers (metric, {columns}) VALUES {', '.join(['%s'] * len(part))} "
+                    f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in HEADER_COLUMNS)}", part,
+                )  # fmt: skip
+            if gone:
+                self._db.execute("DELETE FROM bi_metric_headers WHERE metric IN %s", (tuple(gone),))
+
     # --- across dates -------------------------------------------------------------------------------------------------
 
     def spans(self) -> dict[str, tuple[date, date]]:
@@ -477,6 +506,14 @@ class MetricStore:
         ):
             found.setdefault(name, set()).add(text)
         return found
+
+
+def _header(file: MetricFile) -> tuple[str, ...]:
+    """Return what a file's header says, by HEADER_COLUMNS, cut to what they hold. It need not be in UTF-8."""
+    values = (file.title, file.description, file.data_type, file.unit, file.owner, ", ".join(file.tags),
+              str(file.period))  # fmt: skip
+    texts = (value.encode("utf-8", "backslashreplace").decode() for value in values)
+    return tuple(text[:most] for text, most in zip(texts, HEADER_COLUMNS.values(), strict=True))
 
 
 def by_name(cells: Iterable[Cell]) -> dict[str, list[date]]:
