@@ -9,20 +9,20 @@ if __name__ == "__main__":
     use_own_packages(__file__, "PyMySQL", "python-dotenv", "Jinja2")
     exit_on_signals()
 
-import csv
 import re
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from config.database import GROUP_CONCAT_BYTES, ROOT, Settings, load_settings
 from src.dates import ONE_DAY, business_zone, date_range, parse_date, today_in
 from src.db_manager import DatabaseManager
-from src.display.log import as_json, configure_log, log, table, write_line, write_text
+from src.display.log import as_json, configure_log, log, table, write_csv, write_line, write_text
 from src.display.status import MetricState, in_words, repair_commands, states
 from src.display.values import lines_of, plain
 from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, UsageError
@@ -284,12 +284,17 @@ class Listing:
         since = self.today - (self.arguments.days - 1) * ONE_DAY
         start, end = (dates[0], dates[-1]) if dates else (since, self.today)
         date_range(start, end)
+
+        def last_of(name: str) -> date:
+            """Return the last date to look at: without START the period that runs has a row too, on its last day."""
+            return end if dates else self.catalog.period(name).end_of(end)
+
         patterns = [name for word in words if not _is_date(word) for name in word.split(",") if name]
         with closing(self._connected()) as database:
             store = self._store(database)
             names = matching(sorted(store.names() | self.catalog.names), patterns, "that is stored or has a file")
             final = store.final_cells(start)
-            lines = [line for name, day, row in store.rows({name: [start, end] for name in names})
+            lines = [line for name, day, row in store.rows({name: [start, last_of(name)] for name in names})
                      for line in lines_of(name, day, (name, day) in final, row.value_list, row.f_list)]  # fmt: skip
         lines.sort(key=lambda line: (line.metric, line.metric_date))
         if self.arguments.json:
@@ -302,7 +307,7 @@ class Listing:
         ]  # fmt: skip
         rows.insert(0, ["metric", "metric_date", "is_final", "item", *fields])
         if self.arguments.csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+            write_csv(rows)
         elif lines:
             write_text(table(rows, fit=True))
         else:

@@ -5,10 +5,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
     cat <<'END'
-Usage: ./setup.sh [--schema | --demo | --test | --test-all]
+Usage: ./setup.sh [--schema | --views | --demo | --test | --test-all]
 
   (nothing)    virtual environment in .venv, packages, .env from .env.example: about 10 seconds
   --schema     apply sql/schema.sql to the database of .env; existing rows stay
+  --views      write a view for each metric, v_NAME, with its fields as columns; remove those of metrics that are gone
   --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today, make a page
                of them: about 15 seconds, longer where MariaDB must be installed first
   --test       install what the tests need, a browser included, and run them on MariaDB: about 4 minutes
@@ -158,7 +159,7 @@ main() {
     [ $# -le 1 ] || { usage >&2; exit 2; }
     case "${1:-}" in
         -h | --help) usage; return ;;
-        "" | --schema | --demo | --test | --test-all) ;;
+        "" | --schema | --views | --demo | --test | --test-all) ;;
         *) printf 'Error: unknown option %s\n' "$1" >&2; usage >&2; exit 2 ;;
     esac
     make_venv
@@ -170,6 +171,7 @@ main() {
                 "python3 list_metrics.py --check; python3 run_metrics.py"
             ;;
         --schema) apply_schema ;;
+        --views) .venv/bin/python -m src.flat_views ;;
         --demo) demo ;;
         --test | --test-all)
             install_requirements requirements-dev.txt

@@ -24,8 +24,9 @@ from config.database import load_settings
 from demo import game
 from src.cli import VERSION
 from src.display.on_end import run_on_end
+from src.flat_views import write_views
 from src.metric_file.checks import RULES
-from tests.conftest import ROOT, Project, run_script
+from tests.conftest import ROOT, Project, as_in_a_process, run_script
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -220,9 +221,15 @@ def test_the_test_of_a_metric_is_red_and_green_as_shown(shipped: Project) -> Non
         assert (done.returncode, done.stdout, done.stderr) == (code, output, "")
 
 
+def write_flat_views(project: Project) -> None:
+    with as_in_a_process(project.environment()):
+        write_views(project.folder)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")], ids=named)
 def test_every_query_runs(shipped: Project, page: Path) -> None:
     assert shipped.run("--last", "2").returncode == 0
+    write_flat_views(shipped)
     database = shipped.database
     for block in blocks(page, "sql"):
         if "%(" in block or "-- Test: " in block:
@@ -230,13 +237,14 @@ def test_every_query_runs(shipped: Project, page: Path) -> None:
         sql = re.sub(r"\$__timeFilter\(\w+\)|\{\{day\}\}", "CURDATE()", block)
         sql = sql.replace("{{metric}}", "'total_revenue'").replace("[[", "").replace("]]", "")
         sql = re.sub(r"\bgame\.(?=\*|bi_)", f"{database.name}.", sql)
-        for statement in filter(str.strip, re.split(r";[^\n]*\n", f"{sql.rstrip()};\n")):
+        for statement in filter(str.strip, re.split(r";(?: *--[^\n]*)?\n", f"{sql.rstrip()};\n")):
             run_script(database.connection, statement)
     run_script(database.connection, "DROP USER IF EXISTS 'bi_metrics'@'%', 'dashboards'@'%'")
 
 
 def test_the_queries_for_bi_tools_find_rows(shipped: Project) -> None:
     assert shipped.run("--last", "3").returncode == 0
+    write_flat_views(shipped)
     found = [block for block in blocks(ROOT / "docs" / "dashboards.md", "sql") if block.startswith("SELECT")]
     assert found
     for block in found:

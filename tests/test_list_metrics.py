@@ -7,7 +7,10 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import unicodedata
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -293,6 +296,22 @@ def test_values_are_printed_flat_and_whole_as_a_table_csv_and_json(project: Proj
         ("money", None, {"revenue": "0", "a": 'x,\n"y'}), ("top", 1, {"game": "A", "plays": "9"}),
         ("top", 2, {"game": "B", "plays": [True]}),
     ]  # fmt: skip
+
+
+def test_values_without_dates_show_the_period_that_runs_too(project: Project) -> None:
+    project.write("y.sql", "-- Description: x\n-- Period: year\nSELECT YEAR(%(metric_date)s) AS y")
+    assert project.run().returncode == 0
+    year = date.today().year
+    assert cells(project.list("--values", "y").stdout) == [["y", f"{year}-12-31", "0", str(year)]]
+
+
+def test_csv_that_cannot_be_written_is_an_error_in_one_line(project: Project) -> None:
+    project.database.execute(ROWS)
+    project.install()
+    words = [sys.executable, str(project.folder / "list_metrics.py"), "--values", "money", "2025-01-01", DAY, "--csv"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, env=project.environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"Error: --csv: cannot write it: No space left on device\n")
 
 
 def test_values_of_nothing_are_told(project: Project) -> None:

@@ -177,6 +177,18 @@ def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keep
     assert len(wrong.stderr.splitlines()) == 1
 
 
+def test_views_writes_a_view_for_each_metric_with_a_row(copy: Copy, database: Database) -> None:
+    columns = "metrics, f_list, value_list, metric_date"
+    row = """('total_revenue', '["revenue"]', '{"revenue": 1}', '2025-01-15')"""
+    database.execute(f"INSERT INTO bi_metrics ({columns}) VALUES {row}")
+    written = copy.run("setup.sh", "--views", env=database.env)
+    assert (written.returncode, written.stderr) == (0, "")
+    assert "created v_total_revenue (metric_date, revenue, is_final)\n" in written.stdout
+    assert database.rows("SELECT revenue FROM v_total_revenue") == [(1,)]
+    wrong = copy.run("setup.sh", "--views", env={**database.env, "DB_NAME": "nowhere"})
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
 def test_demo_leaves_an_env_that_points_elsewhere_alone_and_stops(copy: Copy) -> None:
     copy.env_file.write_text("DB_HOST=db.example.com\nDB_SOCKET=/somewhere/else\n")
     refused = copy.run("setup.sh", "--demo")

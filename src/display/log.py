@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.errors import SettingsError
 from src.wording import printable
 
 LOG_BYTES = 5_000_000
@@ -27,6 +29,16 @@ def write_line(text: str, stream: Any = None) -> None:
 def write_text(text: str) -> None:
     """Print what table() and as_json() return, which may be several lines."""
     _write(printable(text, keep="\n"), sys.stdout)
+
+
+def write_csv(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as CSV. Raises SettingsError if that fails: a part of a file must not be taken for all of it."""
+    try:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit would fail once more
+        raise SettingsError(f"--csv: cannot write it: {error.strerror or error}") from None
 
 
 def _write(text: str, stream: Any) -> None:
