@@ -1,8 +1,8 @@
 """What the benchmarks share: a private server with a made-up game, the sides that compute its metrics, and tables.
 
 The sides are the plain client, a usual PyMySQL script, and this tool. Everything lies below .local/benchmark, and the
-game is made once. The ten metrics are the shipped eight and benchmarks/metrics/; where those are SELECT files, the
-other two sides run the INSERT that a careful team would write by hand, from benchmarks/metrics/plain/.
+game is made once. The ten metrics are the shipped ones of a day and benchmarks/metrics/; where those are SELECT files,
+the other two sides run the INSERT that a careful team would write by hand, from benchmarks/metrics/plain/.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from src.dates import date_range
 from src.db_manager import DatabaseManager
 from src.metric_file.file import Kind, Mode
 from src.metric_file.parameters import Parameters
+from src.metric_file.period import DAY
 from src.metric_file.step import Step
 from src.metric_file.text import literal
 from src.sql_loader import load_catalog
@@ -143,6 +144,9 @@ class Bench:
         for name in ("run_metrics.py", "list_metrics.py"):
             shutil.copy2(ROOT / name, self.project)
         shutil.copytree(METRICS, self.project / "sql", ignore=shutil.ignore_patterns("plain"), dirs_exist_ok=True)
+        for file in load_catalog(self.project / "sql").files:
+            if file.period != DAY:  # the other sides know no weeks and months
+                (self.project / file.path).unlink()
         (self.project / ".env").write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
         shutil.copytree(PLAIN, self.plain)
         ours = load_catalog(self.project / "sql")

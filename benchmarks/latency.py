@@ -1,15 +1,18 @@
 """Measures 31 dates over a line that adds 1 and 5 ms to each round trip: python -m benchmarks.latency [--quick]
 
 A proxy between client and server holds back every packet of the client that waits for a reply. It also counts them:
-how many a date takes, and how many of these are not statements of the metric files. --log prints those of one date.
+how many a date takes on the connection that writes, and how many of these are not statements of the metric files.
+--log prints those of one date.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.bench import (
     CLIENT_SIDE,
@@ -33,42 +36,44 @@ from tests.proxy import Proxy
 DATES = 31
 DELAYS = (0, 1, 5)  # ms per round trip
 QUIT = b"\x01"  # the only command without a reply
-BEGINNINGS = (b"\x03START TRANSACTION", b"\x03SAVEPOINT")
+COMMIT = b"\x03COMMIT"
+OF_A_FILE = b"\x03/* bi_metrics sql/"
+
+Packet = tuple[float, bytes]  # when it was sent, and how it begins
 
 
-@dataclass
 class Line:
-    """What passes from the client to the server: each packet waits `delay` seconds, and is noted."""
+    """What passes from clients to the server: each packet waits `delay` seconds, and is noted."""
 
-    delay: float = 0.0
-    packets: list[tuple[float, bytes]] = field(default_factory=list)  # when, and how it begins
-    _unfinished: bytes = b""
+    def __init__(self) -> None:
+        self.delay = 0.0
+        self.connections: list[list[Packet]] = []
+        self._own = threading.local()  # the proxy has a thread for each connection
 
     def pass_on(self, data: bytes) -> bytes:
         """Return the data after the delay of each packet that ends with it."""
-        self._unfinished += data
-        while len(self._unfinished) >= 4 and len(self._unfinished) >= 4 + (size := self._size()):
-            packet, self._unfinished = self._unfinished[4 : 4 + size], self._unfinished[4 + size :]
+        if not hasattr(self._own, "packets"):
+            self._own.packets, self._own.unfinished = [], b""
+            self.connections.append(self._own.packets)
+        rest = self._own.unfinished + data
+        while len(rest) >= 4 and len(rest) >= 4 + (size := int.from_bytes(rest[:3], "little")):
+            packet, rest = rest[4 : 4 + size], rest[4 + size :]
             if packet != QUIT:
-                self.packets.append((time.perf_counter(), packet[:400]))
+                self._own.packets.append((time.perf_counter(), packet[:400]))
                 time.sleep(self.delay)
+        self._own.unfinished = rest
         return data
-
-    def _size(self) -> int:
-        return int.from_bytes(self._unfinished[:3], "little")
 
 
 @dataclass(frozen=True)
 class Trips:
-    """The round trips of one run: those before its first transaction, those of its dates, and those after."""
+    """The round trips of one run on the connections that write: one, but the usual script has one for each date."""
 
-    before: int
-    dates: list[tuple[float, bytes]]
-    after: int
-
-    @property
-    def per_date(self) -> float:
-        return len(self.dates) / DATES
+    before: float  # the first date
+    per_date: float
+    of_files: float  # of these; 0 if the statements do not tell their files
+    after: int  # the last date
+    last_date: Sequence[Packet]
 
 
 def measure(server: Server, args: argparse.Namespace) -> None:
@@ -101,28 +106,34 @@ def measure(server: Server, args: argparse.Namespace) -> None:
 def trips_of(bench: Bench, line: Line, command: Command) -> Trips:
     """Run a side once more and return its round trips."""
     bench.reset(start_of(DATES))
-    line.packets.clear()
+    line.connections.clear()
     bench.run(command)
-    texts = [text for _, text in line.packets]
-    first = next((i for i, text in enumerate(texts) if text.startswith(BEGINNINGS)), 0)  # the script logs in per date
-    last = max(i for i, text in enumerate(texts) if text == b"\x03COMMIT")
-    return Trips(first, line.packets[first : last + 1], len(texts) - last - 1)
+    writers = [packets for packets in line.connections if any(text == COMMIT for _, text in packets)]
+    if len(writers) > 1:
+        each = sum(map(len, writers)) / DATES
+        return Trips(0, each, 0, 0, writers[-1])
+    [packets] = writers
+    commits = [i for i, (_, text) in enumerate(packets) if text == COMMIT][:DATES]  # a run has others after its dates
+    dates = packets[commits[0] + 1 : commits[-1] + 1]
+    each, of_files = (count / (DATES - 1) for count in (len(dates), sum(text.startswith(OF_A_FILE) for _, text in dates)))
+    after = len(packets) - commits[-1] - 1
+    return Trips(commits[0] + 1 - each, each, of_files, after, packets[commits[-2] + 1 : commits[-1] + 2])
 
 
 def print_trips(bench: Bench, found: dict[str, Trips]) -> None:
     statements = sum(len(file.statements) for file in load_catalog(bench.project / "sql").in_mode(Mode.INCREMENTAL))
-    print(f"\n| round trips | per date | of these beyond the files' {statements} statements | before | after |")
-    print("|---|---|---|---|---|")
+    print("\n| round trips of the connection that writes | per date | of files | beyond these | before | after |")
+    print("|---|---|---|---|---|---|")
     for side, trips in found.items():
-        each = f"{trips.per_date:.1f} | {trips.per_date - statements:.1f}"
-        print(f"| {side} | {each} | {trips.before} | {trips.after} |")
+        of_files = trips.of_files or statements
+        each = f"{trips.per_date:.1f} | {of_files:.1f} | {trips.per_date - of_files:.1f}"
+        print(f"| {side} | {each} | {trips.before:.0f} | {trips.after} |")
 
 
 def print_log(trips: Trips) -> None:
     """Print each round trip of the last date, with the milliseconds until the next one began."""
-    first = max(i for i, (_, text) in enumerate(trips.dates) if text.startswith(BEGINNINGS))
     print()
-    for (moment, text), (next_one, _) in zip(trips.dates[first:], trips.dates[first + 1 :], strict=False):
+    for (moment, text), (next_one, _) in zip(trips.last_date, trips.last_date[1:], strict=False):
         print(f"{(next_one - moment) * 1000:7.2f} ms  {' '.join(text[1:].decode(errors='replace').split())[:200]}")
 
 
