@@ -115,7 +115,8 @@ def trips_of(bench: Bench, line: Line, command: Command) -> Trips:
     [packets] = writers
     commits = [i for i, (_, text) in enumerate(packets) if text == COMMIT][:DATES]  # a run has others after its dates
     dates = packets[commits[0] + 1 : commits[-1] + 1]
-    each, of_files = (count / (DATES - 1) for count in (len(dates), sum(text.startswith(OF_A_FILE) for _, text in dates)))
+    of_files = sum(text.startswith(OF_A_FILE) for _, text in dates) / (DATES - 1)
+    each = len(dates) / (DATES - 1)
     after = len(packets) - commits[-1] - 1
     return Trips(commits[0] + 1 - each, each, of_files, after, packets[commits[-2] + 1 : commits[-1] + 2])
 

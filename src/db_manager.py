@@ -149,24 +149,26 @@ class DatabaseManager:
     # --- a transaction ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self, keep: bool = True) -> Iterator[None]:
+    def transaction(self, keep: bool = True, may_end: bool = True) -> Iterator[None]:
         """Commit when the block ends, or roll back with keep=False; on any exception roll back and re-raise.
 
-        SAVEPOINT, with a random name, starts the transaction, as autocommit is off. If it is gone at the end, a
-        statement of the block has ended the transaction: StatementError 1305. After an error `may_be_stored` says what
-        may have been stored, or is "".
+        Autocommit is off, so the first statement starts it. If a statement of the block `may_end` it, the first one is
+        SAVEPOINT, with a random name. If that is gone at the end, a statement has ended the transaction: StatementError
+        1305. After an error `may_be_stored` says what may have been stored, or is "".
         """
         savepoint = f"bi_{os.urandom(8).hex()}"
         self.may_be_stored = ""
-        released = False
+        is_guarded = may_end
         try:
-            self.execute(f"SAVEPOINT {savepoint}")
+            if is_guarded:
+                self.execute(f"SAVEPOINT {savepoint}")
             yield
-            self.execute(f"RELEASE SAVEPOINT {savepoint}")
-            released = True
+            if is_guarded:
+                self.execute(f"RELEASE SAVEPOINT {savepoint}")
+                is_guarded = False
             self._end("COMMIT" if keep else "ROLLBACK")
         except BaseException as error:
-            if not released and getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
+            if is_guarded and getattr(error, "code", None) not in TRANSIENT and self._is_gone(savepoint):
                 self.may_be_stored = "a statement has ended the transaction, so a part of the date may be stored"
             self.roll_back()
             raise

@@ -87,13 +87,13 @@ class MetricRunner:
     def reconcile(self) -> None:
         """Let the states say what is true of the rows, if no batch of this run has done it."""
         if not self._is_reconciled:
-            with self._db.transaction():
+            with self._db.transaction(may_end=False):
                 self._computation.reconcile()
             self._is_reconciled = True
 
     def note_gaps(self) -> None:
         """Let the dates between a new first row and those after it be missing."""
-        with self._db.transaction():
+        with self._db.transaction(may_end=False):
             self._computation.note_gaps()
 
     def dry_run(self, work: Callable[[RunBatch], object]) -> list[BatchResult]:
@@ -185,14 +185,19 @@ class MetricRunner:
                 self._computation.reconcile()
             return self._computation.compute(batch)
 
-        result = self._in_transaction(work, batch.label, keep=True)
+        result = self._in_transaction(work, batch.label, keep=True, may_end=not self._only_selects(batch))
         self._is_reconciled = True
         return result
 
-    def _in_transaction(self, work: Callable[[], T], label: str, keep: bool) -> T:
+    def _only_selects(self, batch: Batch) -> bool:
+        """Tell whether the files of a batch send SELECTs alone: not even a stored function in one can commit."""
+        files = [file for name in batch.dates_of for file in self._catalog.files_of(name)]
+        return all(statement.is_query for file in files for statement in file.statements)
+
+    def _in_transaction(self, work: Callable[[], T], label: str, keep: bool, may_end: bool = True) -> T:
         """Do some work in a transaction; what the server refuses is a DateError, which tells what may be stored."""
         try:
-            with self._db.transaction(keep):
+            with self._db.transaction(keep, may_end):
                 return work()
         except (DateError, StatementError) as error:
             failed = error if isinstance(error, DateError) else DateError(f"{label}: {error}", error.code)
@@ -213,7 +218,7 @@ class MetricRunner:
         cells = [(name, day, name in self._catalog.helper_names) for name in names for day in error.dates[-1:]]
         try:
             self._connect_if_lost()
-            with self._db.transaction():
+            with self._db.transaction(may_end=False):
                 if error.partly_stored:
                     self._store.reopen([(name, batch.dates[0], batch.dates[-1]) for name in batch.names])
                 self._store.fail(cells, str(error), self._store.moment())

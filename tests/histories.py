@@ -24,8 +24,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -496,9 +496,13 @@ class _Watched(DatabaseManager):
         super().connect()
         super().execute(f"SET timestamp = {self._world.moment}")
 
+    @contextmanager
+    def transaction(self, keep: bool = True, may_end: bool = True) -> Iterator[None]:
+        self._written = {}
+        with super().transaction(keep, may_end):
+            yield
+
     def execute(self, sql: str, args: Any = None) -> int:
-        if sql.startswith("SAVEPOINT"):
-            self._written = {}
         self._note(sql)
         return super().execute(sql, args)
 

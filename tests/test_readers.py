@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymysql.cursors import Cursor
 
 from config.database import load_settings
 from demo import game
@@ -676,6 +677,77 @@ def test_the_rows_are_sent_before_a_file_that_reads_one_of_them(plays: Project, 
     assert sent == ["write", "write", "read insert"]
     [a] = values(plays, "a")
     assert values(plays, "of_a") == values(plays, "of_b") == [{"n": str(a["n"])}]
+
+
+def test_the_rows_wait_for_an_insert_metric_that_reads_none_of_them(plays: Project, sent: list[str]) -> None:
+    plays.write("1_a.sql", select(FORMS[0]))
+    plays.write("2_insert.sql", metric_sql("insert"))
+    plays.write("3_b.sql", select(FORMS[0]))
+    of_a = "FROM bi_metrics WHERE metrics = 'a' AND metric_date = %(metric_date)s"
+    plays.write("4_of_a.sql", metric_sql("of_a", "JSON_EXTRACT(value_list, '$.n')", where=of_a))
+    plays.write("5_c.sql", select(FORMS[0]))
+    ok(plays, DAY)
+    assert sent == ["write", "write", "read insert, of_a"]
+    assert values(plays, "of_a") == [{"n": value["n"]} for value in values(plays, "a")]
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The beginnings of the statements that were sent."""
+    found: list[str] = []
+    execute = Cursor.execute
+
+    def noted(self: Any, sql: str, args: Any = None) -> int:
+        found.append(" ".join(sql.split()[:2]))
+        return int(execute(self, sql, args))
+
+    monkeypatch.setattr(Cursor, "execute", noted)
+    return found
+
+
+def of_the_last_date(trips: list[str]) -> list[str]:
+    """Return what was sent after the COMMIT of the last date but one, up to the last, without the files' statements."""
+    commits = [i for i, sql in enumerate(trips) if sql == "COMMIT"][:6]  # a run has others after its six dates
+    return [sql for sql in trips[commits[-2] + 1 : commits[-1] + 1] if sql != "/* bi_metrics"]
+
+
+def test_a_date_of_select_metrics_takes_six_round_trips_beside_the_files(plays: Project, trips: list[str]) -> None:
+    for number in range(8):
+        check = f"-- Check: SELECT 1 FROM bi_metrics WHERE metrics = 'm{number}' AND metric_date > %(metric_date)s"
+        plays.write(f"{number}_m{number}.sql", select(FORMS[0], check))
+    ok(plays, *DAYS, METRICS_READERS="0", METRICS_MEND_DAYS="1")
+    assert of_the_last_date(trips) == ["SELECT UNIX_TIMESTAMP(),", "INSERT INTO", "SELECT EXISTS", "INSERT INTO",
+                                       "SELECT metric,", "COMMIT"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "is_guarded"), [
+    ({"m.sql": select(FORMS[0])}, False),
+    ({"incremental/m.sql": select(FORMS[0]), "initial/m.sql": metric_sql("m")}, True),
+    ({"m.sql": select(FORMS[8])}, True),
+    ({"m.sql": select(FORMS[0]), "counts.sql": COUNTS}, True),
+])  # fmt: skip
+def test_a_savepoint_stands_around_all_but_selects(
+    plays: Project, trips: list[str], files: dict[str, str], is_guarded: bool
+) -> None:
+    for name, text in files.items():
+        plays.write(name, text)
+    ok(plays, *DAYS)
+    assert any(sql.startswith("SAVEPOINT") for sql in of_the_last_date(trips)) == is_guarded
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ALTER TABLE counts ADD COLUMN more INT", "START TRANSACTION",
+                                       "TRUNCATE counts"])  # fmt: skip
+def test_a_stored_function_in_a_select_cannot_end_the_transaction(plays: Project, statement: str) -> None:
+    plays.database.execute(f"CREATE PROCEDURE ends_it() BEGIN {statement}; END; CREATE FUNCTION ends(d DATE) RETURNS "
+                           "INT MODIFIES SQL DATA BEGIN CALL ends_it(); RETURN 1; END")  # fmt: skip
+    plays.write("1_good.sql", select(FORMS[0]))
+    plays.write("2_reads.sql", select("SELECT value_list AS n FROM bi_metrics WHERE metrics = 'good' "
+                                      "AND metric_date = %(metric_date)s"))  # fmt: skip
+    plays.write("3_ends.sql", select("SELECT ends(%(metric_date)s) AS n"))
+    result = plays.run(DAY)
+    assert result.returncode == 1
+    assert "sql/3_ends.sql:3: statement 1 of 1: (" in result.stderr
+    assert stored(plays) == []
 
 
 def test_only_rows_that_the_server_may_store_otherwise_are_read_back(plays: Project, sent: list[str]) -> None:

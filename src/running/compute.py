@@ -44,6 +44,7 @@ class StepResult:
 
     step: Step
     milliseconds: int
+    rows_of_metrics: int  # that the server counts as written, of an INSERT metric
     has_written: bool  # a table other than bi_metrics, by the server's count of rows
 
 
@@ -97,7 +98,7 @@ class Computation:
             raise DateError(f"{batch.label}: this run lost its lock: a file released it, or a proxy switched sessions",
                             LOCK_GONE)  # fmt: skip
         if starts_anew:
-            bases = {cell for cell in self._bases(batch) if cell[0] in starts_anew}
+            bases = {cell for cell in self._bases(batch).items() if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
         self._unsent, self._changes, self._replaced = [], {}, []
         steps = list(self.steps(batch, before))
@@ -110,10 +111,12 @@ class Computation:
         computed = self._computed(results)
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
-        reopened_cells = self._store.reopen(self._reopened(batch, before, results, changes))
+        newest = max(before.newest, batch.dates[-1])
+        ranges = [each for each in self._reopened(batch, before, results, changes) if each[1] <= newest]
+        number_reopened = self._store.reopen(ranges)
         self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
-        return BatchResult(batch, tuple(results), tuple(changes), open_from, len(reopened_cells), redefined,
+        return BatchResult(batch, tuple(results), tuple(changes), open_from, number_reopened, redefined,
                            round((time.monotonic() - clock) * 1000))  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
@@ -193,11 +196,11 @@ class Computation:
                     if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
                         yield from self._steps_of(file, each, before, each.dates_of[file.name])
 
-    def _bases(self, batch: Batch) -> list[Cell]:
+    def _bases(self, batch: Batch) -> dict[str, date]:
         """Return the cells on which incremental files would build: those of the periods before."""
         names = self._catalog.initial_files.keys() if batch.mode is Mode.INCREMENTAL else ()
-        return [(name, self._catalog.period(name).row_before(dates[0]))
-                for name, dates in batch.dates_of.items() if name in names and dates]  # fmt: skip
+        return {name: self._catalog.period(name).row_before(dates[0])
+                for name, dates in batch.dates_of.items() if name in names and dates}  # fmt: skip
 
     def _may_build_on(self, file: MetricFile, day: date, before: Before) -> bool:
         """Tell whether the cell of the period before is current and of the present definition."""
@@ -256,14 +259,15 @@ class Computation:
                 rows_of_metrics += wrote
             elif statement.number in lasting:
                 rows_of_others += wrote
-        if step.file.kind is Kind.INSERT:
-            self._look_at_insert(step, rows_of_metrics, before)
+        if step.file.kind is Kind.INSERT and step.file.empty_value is not None:
+            self._fill_empty(step, rows_of_metrics, before)
+            rows_of_metrics = 0
         for sql in step.cleanup:  # what a file leaves behind would be read by the next one
             self._db.execute(sql)
         by_whom = " by a reader" if milliseconds else ""
         milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
         log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
-        return StepResult(step, milliseconds, rows_of_others > 0)
+        return StepResult(step, milliseconds, rows_of_metrics, rows_of_others > 0)
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
         """Let the rows of a SELECT be sent with those of others; compare each that the server stores as it is."""
@@ -278,10 +282,10 @@ class Computation:
             self._send_rows()
 
     def _may_read_unsent(self, file: MetricFile) -> bool:
-        """Tell whether a file may read, or is more than a SELECT beside, the rows that have not been sent yet."""
+        """Tell whether a file may read rows that have not been sent yet; a helper's table may have triggers that do."""
         if not self._unsent:
             return False
-        if file.kind is not Kind.SELECT or file.declared_reads or self._catalog.reads_everything(file):
+        if file.is_helper or file.declared_reads or self._catalog.reads_everything(file):
             return True
         return not self._catalog.reads_of(file).isdisjoint(row.metric for _, row in self._unsent)
 
@@ -302,21 +306,25 @@ class Computation:
                 except StatementError as error:
                     raise self._file_error(step, step.file.statements[-1], error) from error
 
-    def _look_at_insert(self, step: Step, affected: int, before: Before) -> None:
-        """Refuse rows of other metrics or dates, and store the value of `-- Empty:` for each date without a row.
+    def _fill_empty(self, step: Step, rows_of_metrics: int, before: Before) -> None:
+        """Store the value of `-- Empty:` for each date on which an INSERT metric has no row."""
+        file = step.file
+        computed = self._store.computed_dates(file.name, step.dates, self._blank_text)
+        self._refuse_other_rows(step, rows_of_metrics, computed, before)
+        data_type, empty = file.data_type or "card", [file.empty_value]
+        self._store.write(NewRow(file.name, day, data_type, "[]", "%s", empty)
+                          for day in step.dates if day not in computed)  # fmt: skip
+
+    def _refuse_other_rows(self, step: Step, rows_of_metrics: int, computed: Collection[date], before: Before) -> None:
+        """Refuse rows of other metrics or dates than those that a step has computed.
 
         An upsert counts 1 for a new row and 2 for one that was there: it was blank, so it changed.
         """
-        file = step.file
-        computed = self._store.computed_dates(file.name, step.dates, self._blank_text)
-        expected = sum(1 + ((file.name, day) in before.rows) for day in computed)
-        if affected > expected:
-            wrote = f"wrote {affected - expected} more rows than those of '{file.name}' for {step.label}"
-            raise self._refusal(file, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
-        if file.empty_value is not None:
-            data_type, empty = file.data_type or "card", [file.empty_value]
-            self._store.write(NewRow(file.name, day, data_type, "[]", "%s", empty)
-                              for day in step.dates if day not in computed)  # fmt: skip
+        name = step.file.name
+        more = rows_of_metrics - sum(1 + ((name, day) in before.rows) for day in computed)
+        if more > 0:
+            wrote = f"wrote {more} more rows than those of '{name}' for {step.label}"
+            raise self._refusal(step.file, step.dates, f"{wrote}; it may write only its own metric's row, one per date")
 
     # --- what must hold before COMMIT ---------------------------------------------------------------------------------
 
@@ -343,6 +351,9 @@ class Computation:
             if change.kind != "unchanged" and not (is_readable(row.value_list) and is_readable(row.f_list)):
                 raise self._refusal(file, [day], "wrote JSON that not every reader takes, such as a backslash before x "
                                     "or a number that ends with a point; build it with JSON_OBJECT()")  # fmt: skip
+        for result in results:
+            computed = [day for day in result.step.dates if (result.step.file.name, day) in self._changes]
+            self._refuse_other_rows(result.step, result.rows_of_metrics, computed, before)
         for name in batch.metrics:
             missing = [day for day in batch.dates_of[name] if (name, day) not in self._changes]
             if missing:

@@ -53,6 +53,7 @@ class Before:
 
     moment: int
     holds_lock: bool
+    newest: date  # the last date that has a cell
     rows: Mapping[Cell, StoredRow]  # of the batch's dates
     states: Mapping[Cell, CellState]  # of the batch's dates and of the bases: the periods before them
 
@@ -177,39 +178,34 @@ class MetricStore:
 
     # --- rows, within a transaction -----------------------------------------------------------------------------------
 
-    def before(self, metrics: DatesOf, helpers: DatesOf, bases: Sequence[Cell]) -> Before:
-        """Ask for the time, the lock, the rows of `metrics`, and the states of both and of `bases`.
+    def before(self, metrics: DatesOf, helpers: DatesOf, bases: Mapping[str, date]) -> Before:
+        """Ask for the time, the lock, the rows of `metrics`, and the states of both and of the cells `bases`.
 
         A row without a state, inserted by hand, counts as reopened; the state of a row that is gone, as missing.
         """
-        where, args = _where("m.metrics", "m.metric_date", metrics)
+        with_bases = {name: [bases[name], *dates] if name in bases else dates
+                      for name, dates in {**metrics, **helpers}.items()}  # fmt: skip
+        where, args = _where("m.metrics", "m.metric_date", {name: with_bases[name] for name in metrics})
         found = self._db.query(
-            f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, m.metrics, m.metric_date, m.data_type, m.f_list, "
-            f"m.value_list FROM (SELECT 1 AS one) AS always LEFT JOIN bi_metrics AS m ON {where}", args,
-        )  # fmt: skip
-        rows = {(row[2], row[3]): StoredRow(*row[4:]) for row in found if row[2] is not None}
-        where, args = _where("metric", "metric_date", {**metrics, **helpers})
-        known = {
-            (name, day): CellState(state, definition)
-            for name, day, state, definition in self._db.query(
-                f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {where}", args
-            )
-        }
-        states = {cell: known.get(cell, CellState("reopened")) for cell in rows}
-        states |= {cell: state for cell, state in known.items() if cell[0] in helpers}
-        return Before(int(found[0][0]), bool(found[0][1]), rows, states | self._states(bases))
-
-    def _states(self, cells: Sequence[Cell]) -> dict[Cell, CellState]:
-        """Return the states of some cells; that of a row that is gone is left out."""
-        if not cells:
-            return {}
-        found = self._db.query(
-            "SELECT s.metric, s.metric_date, s.state, s.definition FROM bi_metric_state AS s "
-            "LEFT JOIN bi_metrics AS m ON m.metrics = s.metric AND m.metric_date = s.metric_date "
-            "WHERE (s.metric, s.metric_date) IN %s AND (s.is_helper OR m.metrics IS NOT NULL)",
-            (tuple(cells),),
+            f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, newest, m.metrics, m.metric_date, m.data_type, "
+            "m.f_list, m.value_list, s.state, s.definition "
+            "FROM (SELECT MAX(metric_date) AS newest FROM bi_metric_state) AS always "
+            f"LEFT JOIN bi_metrics AS m ON {where} "
+            "LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date",
+            args,
         )
-        return {(name, day): CellState(state, definition) for name, day, state, definition in found}
+        rows, states = {}, {}
+        for name, day, data_type, f_list, value_list, state, definition in (row[3:] for row in found):
+            if name is not None:
+                states[name, day] = CellState(state or "reopened", definition)
+                if day != bases.get(name):
+                    rows[name, day] = StoredRow(data_type, f_list, value_list)
+        if helpers:
+            where, args = _where("metric", "metric_date", {name: with_bases[name] for name in helpers})
+            query = f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {where}"
+            states |= {(name, day): CellState(state, text) for name, day, state, text in self._db.query(query, args)}
+        moment, holds_lock, newest = found[0][:3]
+        return Before(int(moment), bool(holds_lock), newest or date.min, rows, states)
 
     def blank(self, rows: DatesOf, text: str, with_fields: bool) -> None:
         """Replace the values of the rows, and `with_fields` their f_list, by `text`, which no metric computes."""
@@ -277,18 +273,16 @@ class MetricStore:
                 values,
             )
 
-    def reopen(self, ranges: Sequence[tuple[str, date, date]]) -> list[Cell]:
-        """Reopen the current cells of names between two dates each; return those that were."""
-        found: list[Cell] = []
+    def reopen(self, ranges: Sequence[tuple[str, date, date]]) -> int:
+        """Reopen the current cells of names between two dates each; return how many those were."""
+        number = 0
         for part in _parts(ranges):
             places = " OR ".join(["(metric = %s AND metric_date BETWEEN %s AND %s)"] * len(part))
-            where = f"state IN ('waiting', 'final') AND ({places})"
-            args = [value for each in part for value in each]
-            cells = self._db.query(f"SELECT metric, metric_date FROM bi_metric_state WHERE {where}", args)
-            if cells:
-                self._db.execute(f"UPDATE bi_metric_state SET state = 'reopened' WHERE {where}", args)
-            found += [(name, day) for name, day in cells]
-        return found
+            number += self._db.execute(
+                f"UPDATE bi_metric_state SET state = 'reopened' WHERE state IN ('waiting', 'final') AND ({places})",
+                [value for each in part for value in each],
+            )
+        return number
 
     def settle(self, inputs: Mapping[str, frozenset[str]], nightly: Mapping[str, Nightly], today: date) -> None:
         """Let current cells be waiting if something that they may have read is due, else final; computes nothing.
@@ -448,20 +442,26 @@ class MetricStore:
         return self._due_of(self._not_final(self.mended_since(today)), nightly, today)
 
     def _not_final(self, since: date) -> Sequence[tuple[str, date, State, str]]:
-        """Return the cells from a date on that are not final, by date, with the time of their last failure."""
+        """Return the cells from a date on that are not final, by date, with the time of their last failure.
+
+        A cell that is missing counts if its metric has an earlier row, or its helper an earlier cell.
+        """
         return self._db.query(
-            "SELECT metric, metric_date, state, COALESCE(CAST(failed_at AS CHAR), '') FROM bi_metric_state "
-            "WHERE metric_date >= %s AND state <> 'final' ORDER BY metric_date", (since,),
+            "SELECT metric, metric_date, state, COALESCE(CAST(failed_at AS CHAR), '') FROM bi_metric_state AS s "
+            "WHERE metric_date >= %s AND state <> 'final' AND (state <> 'missing' OR IF(is_helper, "
+            "EXISTS (SELECT 1 FROM bi_metric_state AS earlier WHERE earlier.metric = s.metric "
+            "AND earlier.metric_date < s.metric_date AND earlier.state <> 'missing'), "
+            "EXISTS (SELECT 1 FROM bi_metrics AS earlier WHERE earlier.metrics = s.metric "
+            "AND earlier.metric_date < s.metric_date))) ORDER BY metric_date", (since,),
         )  # fmt: skip
 
     def _due_of(
         self, not_final: Sequence[tuple[str, date, State, str]], nightly: Mapping[str, Nightly], today: date
     ) -> list[DueCell]:
-        found = [row for row in not_final if row[0] in nightly and row[2] != "waiting"
-                 and row[1] + nightly[row[0]].final_after * ONE_DAY < today]  # fmt: skip
-        first = self.first_dates(nightly) if any(row[2] == "missing" for row in found) else {}
-        return [DueCell(name, day, state == "missing", failed_at) for name, day, state, failed_at in found
-                if state != "missing" or day > first.get(name, today)]  # fmt: skip
+        return [
+            DueCell(name, day, state == "missing", failed_at) for name, day, state, failed_at in not_final
+            if name in nightly and state != "waiting" and day + nightly[name].final_after * ONE_DAY < today
+        ]  # fmt: skip
 
     def too_old(self, nightly: Collection[str], today: date) -> list[Cell]:
         """Return the reopened and open cells that nights leave alone, because their dates are too old."""
