@@ -239,12 +239,15 @@ class Run:
 
         goes_on = self.settings.metrics_on_failure == "metric"
         days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
-        for batch in [*days, *running_batches(self.catalog, self.names, self.today, goes_on)]:
-            if batch.files and not done(batch):
-                return
-        first = self.store.first_dates(self.catalog.nightly)
+        first = self.runner.with_retries(lambda: self.store.first_dates(self.catalog.nightly), "to ask for first rows")
         lookback = self.settings.metrics_lookback_days
-        for batch in lookback_batches(self.catalog, self.names, self.today, lookback, first):
+        batches = [
+            *(batch for batch in days if batch.files),
+            *running_batches(self.catalog, self.names, self.today, goes_on),
+            *lookback_batches(self.catalog, self.names, self.today, lookback, first),
+        ]
+        self.runner.expect(batches)
+        for batch in batches:
             if not done(batch):
                 return
         for _ in range(DUE_DATES_PER_NIGHT):

@@ -57,7 +57,7 @@ class MetricRunner:
         self._is_reconciled = False
 
     def expect(self, batches: Sequence[Batch]) -> None:
-        """Let readers compute files of these batches while earlier ones run."""
+        """Let readers compute files of these batches, which run in this order, while earlier ones run."""
         self._computation.expect(batches)
 
     def run(self, batch: Batch) -> BatchResult:

@@ -335,6 +335,39 @@ def test_a_date_that_has_not_ended_is_not_read_ahead(uuids: Project) -> None:
         assert [readers.take(step) is not None for step in ahead] == [True, False] * 4
 
 
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> list[set[date]]:
+    """For each date that runs, in order: the dates that readers are to compute."""
+    found: list[set[date]] = []
+    ask = Readers.ask
+
+    def noted(self: Readers, *args: Any) -> None:
+        ask(self, *args)
+        with self._changed:
+            found.append({day for _, dates in (*self._asked, *self._waiting) for day in dates})
+
+    monkeypatch.setattr(Readers, "ask", noted)
+    return found
+
+
+def test_a_night_reads_the_lookback_dates_ahead_and_never_today(plays: Project, wanted: list[set[date]]) -> None:
+    today = date.today()
+    yesterday, *back = (today - timedelta(days=number) for number in range(1, 5))
+    plays.write("1_a.sql", select(FORMS[0]))
+    plays.env |= {"METRICS_LOOKBACK_DAYS": "3", "METRICS_TIMEZONE": "UTC"}
+    ok(plays, str(back[-1]))  # a first row
+    wanted.clear()
+    ok(plays)
+    assert wanted[:5] == [{yesterday, *back}, {today, *back}, {*back}, {*back[:2]}, {back[0]}]
+
+
+def test_a_range_reads_four_dates_ahead(plays: Project, wanted: list[set[date]]) -> None:
+    plays.write("1_a.sql", select(FORMS[0]))
+    plays.write("2_b.sql", select(FORMS[1]))
+    ok(plays, *DAYS)
+    assert [len(each) for each in wanted] == [5, 5, 4, 3, 2, 1]
+
+
 def test_a_value_whose_select_began_before_its_date_ended_does_not_become_final(uuids: Project) -> None:
     with at_readers(uuids, ended={YESTERDAY}) as (readers, _, catalog):
         now = steps(catalog, YESTERDAY, TODAY)

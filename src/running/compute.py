@@ -78,7 +78,8 @@ class Computation:
         self._today = today
         self._run_id = run_id
         self._readers = readers
-        self._following: Sequence[Batch] = ()
+        self._expected: Sequence[Batch] = ()
+        self._places: dict[tuple[date, ...], int] = {}  # of the batches in `_expected`, by their dates
         self._unsent: list[tuple[Step, NewRow]] = []  # rows of SELECT metrics, which go in one statement
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
@@ -120,8 +121,9 @@ class Computation:
                            round((time.monotonic() - clock) * 1000))  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
-        """Let readers compute files of these batches while earlier ones run."""
-        self._following = batches
+        """Let readers compute files of these batches, which run in this order, while earlier ones run."""
+        self._expected = batches
+        self._places = {batch.dates: place for place, batch in enumerate(batches)}
 
     def reconcile(self) -> None:
         """Let the states say what is true of the rows, whatever was done by hand since the last run."""
@@ -185,16 +187,18 @@ class Computation:
             yield Step(file, tuple(run), self._parameters)
 
     def _steps_ahead(self, batch: Batch, before: Before) -> Iterator[Step]:
-        """Yield executions of the next dates that are sure to come: of files that no initial file may replace."""
+        """Yield executions of the next dates that have ended: of files that no initial file may replace."""
         days = 0
-        for each in self._following:
-            days += len(each.dates) if each.dates[0] > batch.dates[-1] else 0
+        for place in range(self._places.get(batch.dates, len(self._expected)) + 1, len(self._expected)):
+            each = self._expected[place]
+            if not self._store.has_ended(each.dates[-1], before.moment):
+                continue
+            days += len(each.dates)
             if days > DATES_AHEAD:
                 return
-            if each.dates[0] > batch.dates[-1]:
-                for file in reversed(each.files):
-                    if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
-                        yield from self._steps_of(file, each, before, each.dates_of[file.name])
+            for file in reversed(each.files):
+                if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
+                    yield from self._steps_of(file, each, before, each.dates_of[file.name])
 
     def _bases(self, batch: Batch) -> dict[str, date]:
         """Return the cells on which incremental files would build: those of the periods before."""
