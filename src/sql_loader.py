@@ -161,6 +161,11 @@ class Catalog:
         names = self.every_metric if self.reads_everything(file) else file.declared_reads or file.reads.metrics.keys()
         return (self.known & names) | self.helpers_read(file).keys()
 
+    @cached_property
+    def reads_by_path(self) -> dict[str, frozenset[str]]:
+        """What reads_of() returns for each file."""
+        return {file.path: self.reads_of(file) for file in self.files}
+
     def reads_everything(self, file: MetricFile) -> bool:
         """Tell whether a file may read every metric: its header says so, or nothing says which."""
         return EVERY_METRIC in file.declared_reads or bool(self.unclear(file))

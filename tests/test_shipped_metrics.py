@@ -302,7 +302,7 @@ FAULTS = [
     ("40_plays_by_hour.sql", "hour < 23", "hour < 22"),
     ("incremental/50_new_users_last_60d.sql", STORED.format('{"new_users": -90}', "new_users_last_60d"), ""),
     ("60_revenue_last_30d.sql", "CAST(revenue AS", "CAST(-1 - revenue AS"),
-    ("incremental/70_top_100_games_played.sql", "place <= 100", "place <= 101"),
+    ("incremental/70_top_100_games_played.sql", "LIMIT 100", "LIMIT 101"),
     ("incremental/70_top_100_games_played.sql", "ORDER BY plays DESC", "ORDER BY plays"),
     ("80_arpu_last_30d.sql", "ROUND(", "-1 - ROUND("),
 ]

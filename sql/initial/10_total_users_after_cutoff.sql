@@ -5,7 +5,6 @@
 -- Data Type: card
 -- Check: SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS today JOIN bi_metrics AS day_before ON day_before.metrics = today.metrics AND day_before.metric_date = %(metric_date)s - INTERVAL 1 DAY WHERE today.metrics = 'total_users_after_cutoff' AND today.metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(today.value_list, '$.total_users')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(day_before.value_list, '$.total_users')) AS SIGNED)
 
-INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 WITH RECURSIVE asked AS (
     -- The dates asked for, so that a day without any event has its row too.
     SELECT DATE(%(start_date)s) AS day
@@ -24,15 +23,7 @@ WITH RECURSIVE asked AS (
     SELECT day, SUM(SUM(users)) OVER (ORDER BY day) AS total_users
     FROM per_day
     GROUP BY day
-), d AS (
-    SELECT
-        'card' AS data_type,
-        JSON_ARRAY('total_users') AS f_list,
-        JSON_OBJECT('total_users', total_users) AS value_list,
-        day AS metric_date
-    FROM running
-    WHERE day >= %(start_date)s
 )
-SELECT 'total_users_after_cutoff', d.data_type, d.f_list, d.value_list, d.metric_date
-FROM d
-ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;
+SELECT day AS metric_date, CAST(total_users AS SIGNED) AS total_users
+FROM running
+WHERE day >= %(start_date)s

@@ -5,7 +5,6 @@
 -- Data Type: card
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'new_users_last_60d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.new_users')) AS SIGNED) < 0
 
-INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 WITH RECURSIVE asked AS (
     -- The dates asked for, so that a day without any event has its row too.
     SELECT DATE(%(start_date)s) AS day
@@ -25,15 +24,7 @@ WITH RECURSIVE asked AS (
     SELECT day, SUM(SUM(users)) OVER (ORDER BY TO_DAYS(day) RANGE BETWEEN 59 PRECEDING AND CURRENT ROW) AS new_users
     FROM per_day
     GROUP BY day
-), d AS (
-    SELECT
-        'card' AS data_type,
-        JSON_ARRAY('new_users') AS f_list,
-        JSON_OBJECT('new_users', new_users) AS value_list,
-        day AS metric_date
-    FROM rolling
-    WHERE day >= %(start_date)s
 )
-SELECT 'new_users_last_60d', d.data_type, d.f_list, d.value_list, d.metric_date
-FROM d
-ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;
+SELECT day AS metric_date, CAST(new_users AS SIGNED) AS new_users
+FROM rolling
+WHERE day >= %(start_date)s

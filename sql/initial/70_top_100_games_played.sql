@@ -6,9 +6,8 @@
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND (JSON_LENGTH(value_list) > 100 OR JSON_EXTRACT(value_list, '$[0].rank') <> 1)
 -- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'top_100_games_played' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[0].plays')) AS SIGNED) < CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$[1].plays')) AS SIGNED)
 
-INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
 WITH RECURSIVE asked AS (
-    -- The dates asked for, so that a day without any event has its row too.
+    -- The dates asked for.
     SELECT DATE(%(start_date)s) AS day
     UNION ALL
     SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
@@ -37,27 +36,10 @@ WITH RECURSIVE asked AS (
     SELECT game_id, day, plays, ROW_NUMBER() OVER (PARTITION BY day ORDER BY plays DESC, game_id) AS place
     FROM rolling
     WHERE day IS NOT NULL AND plays > 0
-), listed AS (
-    SELECT
-        ranked.day,
-        -- GROUP_CONCAT, because JSON_ARRAYAGG promises no order.
-        GROUP_CONCAT(
-            JSON_OBJECT('rank', place, 'game_id', game_id, 'title', games.title, 'plays', plays) ORDER BY place
-        ) AS top
-    FROM ranked
-    -- LEFT, so that the server starts from the ranking and not from the games; every ranked game has a title.
-    LEFT JOIN games ON games.id = ranked.game_id
-    WHERE place <= 100
-    GROUP BY ranked.day
-), d AS (
-    SELECT
-        'ranking' AS data_type,
-        JSON_ARRAY('rank', 'game_id', 'title', 'plays') AS f_list,
-        CONCAT('[', COALESCE(listed.top, ''), ']') AS value_list,
-        asked.day AS metric_date
-    FROM asked
-    LEFT JOIN listed ON listed.day = asked.day
 )
-SELECT 'top_100_games_played', d.data_type, d.f_list, d.value_list, d.metric_date
-FROM d
-ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;
+SELECT ranked.day AS metric_date, place AS `rank`, game_id, games.title, CAST(plays AS SIGNED) AS plays
+FROM ranked
+-- LEFT, so that the server starts from the ranking and not from the games; every ranked game has a title.
+LEFT JOIN games ON games.id = ranked.game_id
+WHERE place <= 100
+ORDER BY ranked.day, place

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.errors import MetricFileError
-from src.metric_file.file import Kind, MetricFile, Mode, Script, parse
-from src.metric_file.given import FOLDER as TESTS
+from src.metric_file.file import TESTS, Kind, MetricFile, Mode, Script, parse
 from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
 from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.period import parse_final_after, parse_period, parse_running

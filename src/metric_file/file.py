@@ -14,6 +14,8 @@ from src.metric_file.period import DAY, Period, parse_final_after, parse_period,
 from src.metric_file.reads import Reads, reads_of
 from src.metric_file.text import SPACE, Statement, Table, Token, place, read
 
+TESTS = "tests"  # the folder of the metrics' tests, below METRICS_DIR
+
 T = TypeVar("T")
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from src.dates import date_range
 from src.errors import MetricFileError
-from src.metric_file.file import parse
+from src.metric_file.file import TESTS, parse
 from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.reads import reads_of
 from src.metric_file.text import SPACE, WRITERS, Statement, Token, place
 
-FOLDER = "tests"  # below METRICS_DIR
 KEYS = ("test", "description", "expect", "param", "from")
 _LINE = re.compile(r"--[ \t]+([A-Za-z]+)[ \t]*([^:\n]*?)[ \t]*:[ \t]*([^\r\n]*)")
 _PARAMETER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(.+)")
@@ -48,12 +47,12 @@ class Given:
 
 def load_tests(folder: Path) -> list[Given]:
     """Read every test in tests/ below `folder`, in the order of their names. Raises MetricFileError."""
-    below = folder / FOLDER
+    below = folder / TESTS
     try:
         paths = sorted(path for path in below.glob("*.sql") if path.is_file() and not path.name.startswith(("_", ".")))
-        return [read_test(f"{folder.name}/{FOLDER}/{path.name}", path.read_text("utf-8-sig")) for path in paths]
+        return [read_test(f"{folder.name}/{TESTS}/{path.name}", path.read_text("utf-8-sig")) for path in paths]
     except (OSError, UnicodeDecodeError) as error:
-        raise MetricFileError(f"{folder.name}/{FOLDER}: cannot read its files: {error}") from None
+        raise MetricFileError(f"{folder.name}/{TESTS}: cannot read its files: {error}") from None
 
 
 def read_test(path: str, text: str) -> Given:

@@ -44,5 +44,7 @@ def header_lines(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
 
 def nearest_key(key: str) -> str:
     """Return the key of ours that a key is a slip of, such as `read` of `reads`; "" for ours and for ordinary words."""
+    if key in KEYS:
+        return ""
     near = get_close_matches(key, KEYS, 1, 0.85) or [each for each in KEYS if sorted(each) == sorted(key)]
-    return near[0] if near and key not in KEYS else ""
+    return near[0] if near else ""

@@ -180,6 +180,9 @@ class Computation:
         if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file, dates[0], before):
             log.info("%s %s: no row to build on before it, so %s runs", span(dates), file.name, initial.path)
             file = initial
+        yield from self._executions(file, dates)
+
+    def _executions(self, file: MetricFile, dates: Sequence[date]) -> Iterator[Step]:
         if not file.is_set_based:
             yield from (Step(file, (day,), self._parameters) for day in dates)
             return
@@ -187,7 +190,7 @@ class Computation:
             yield Step(file, tuple(run), self._parameters)
 
     def _steps_ahead(self, batch: Batch, before: Before) -> Iterator[Step]:
-        """Yield executions of the next dates that have ended: of files that no initial file may replace."""
+        """Yield executions of the next dates that have ended, even if an initial file may take the place of one."""
         days = 0
         for place in range(self._places.get(batch.dates, len(self._expected)) + 1, len(self._expected)):
             each = self._expected[place]
@@ -197,8 +200,8 @@ class Computation:
             if days > DATES_AHEAD:
                 return
             for file in reversed(each.files):
-                if self._readers.may_run(file) and file.name not in self._catalog.initial_files:
-                    yield from self._steps_of(file, each, before, each.dates_of[file.name])
+                if self._readers.may_run(file):
+                    yield from self._executions(file, each.dates_of[file.name])
 
     def _bases(self, batch: Batch) -> dict[str, date]:
         """Return the cells on which incremental files would build: those of the periods before."""
@@ -287,11 +290,9 @@ class Computation:
 
     def _may_read_unsent(self, file: MetricFile) -> bool:
         """Tell whether a file may read rows that have not been sent yet; a helper's table may have triggers that do."""
-        if not self._unsent:
-            return False
-        if file.is_helper or file.declared_reads or self._catalog.reads_everything(file):
-            return True
-        return not self._catalog.reads_of(file).isdisjoint(row.metric for _, row in self._unsent)
+        if not self._unsent or file.is_helper:
+            return bool(self._unsent)
+        return not self._catalog.reads_by_path[file.path].isdisjoint(row.metric for _, row in self._unsent)
 
     def _send_rows(self) -> None:
         """Write the rows that have not been sent yet; if the server refuses them together, each by itself.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -18,6 +18,7 @@ MOST_ROWS = 100_000  # of one date
 LARGEST_INTEGER = 2**63 - 1  # beyond 64 bits MySQL keeps a number in JSON as DOUBLE
 LONGEST_NAME = 64  # characters of a column's name
 DATE_COLUMN = "metric_date"
+_PLAIN = frozenset({int, str, float, Decimal, type(None)})  # the types of values that JSON takes as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,19 @@ def values_of(step: Step, columns: Sequence[str], rows: Iterable[Row]) -> tuple[
     fields = [name for name in columns if name.lower() != DATE_COLUMN]
     date_at = next((i for i, name in enumerate(columns) if name.lower() == DATE_COLUMN), None)
     _check_columns(step, columns, date_at)
-    found: dict[date, list[dict[str, Any]]] = {}
+    found: dict[Any, list[dict[str, Any]]] = {day: [] for day in step.dates}
     for row in rows:
-        day = step.dates[-1] if date_at is None else _date_of(step, row[date_at])
-        values = (value for i, value in enumerate(row) if i != date_at)
-        items = found.setdefault(day, [])
-        items.append({name: _plain(name, value) for name, value in zip(fields, values, strict=True)})
+        if date_at is None:
+            items, values = found[step.dates[-1]], row
+        else:
+            items = found.get(row[date_at]) or found[_date_of(step, row[date_at], found)]
+            values = row[:date_at] + row[date_at + 1 :]
+        items.append({name: value if type(value) in _PLAIN else _plain(name, value)
+                      for name, value in zip(fields, values, strict=True)})  # fmt: skip
         if len(items) > MOST_ROWS:
+            day = step.dates[-1] if date_at is None else row[date_at]
             raise QueryError(f"more than {MOST_ROWS:,} rows for {day}; aggregate, or add a LIMIT")
-    return fields, {day: _value(step, day, found.get(day, [])) for day in step.dates}
+    return fields, {day: _value(step, day, items) for day, items in found.items()}
 
 
 def as_sql(value: Any) -> tuple[str, list[Any]]:
@@ -136,7 +141,8 @@ def _check_columns(step: Step, names: Sequence[str], date_at: int | None) -> Non
         raise QueryError(f"a set-based SELECT needs a column {DATE_COLUMN} that says which date a row belongs to")
 
 
-def _date_of(step: Step, value: Any) -> date:
+def _date_of(step: Step, value: Any, days: Container[date]) -> date:
+    """Return the date that a row is of, which must be one of `days`, those of the step."""
     day = value
     if isinstance(day, str):
         with suppress(ValueError):
@@ -145,7 +151,7 @@ def _date_of(step: Step, value: Any) -> date:
         day = day.date()
     if not isinstance(day, date) or isinstance(day, datetime):
         raise QueryError(f"the column {DATE_COLUMN} holds {value!r}, which is not a date; select DATE(...)")
-    if day not in step.dates:
+    if day not in days:
         end = step.file.period.end_of(day)
         if end != day:
             raise QueryError(f"a row is of {day}, where no {step.file.period} ends; its period ends on {end}")

@@ -1,0 +1,31 @@
+INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date)
+WITH RECURSIVE asked AS (
+    -- The dates asked for, so that a day without any event has its row too.
+    SELECT DATE(%(start_date)s) AS day
+    UNION ALL
+    SELECT day + INTERVAL 1 DAY FROM asked WHERE day < %(metric_date)s
+), per_day AS (
+    SELECT day, 0 AS users FROM asked
+    UNION ALL
+    -- All days since the cutoff, also those before start_date: the first date asked for has a past.
+    SELECT DATE(created_at), COUNT(*)
+    FROM users
+    WHERE created_at >= %(cutoff_date)s
+      AND created_at < %(metric_date)s + INTERVAL 1 DAY
+    GROUP BY DATE(created_at)
+), running AS (
+    SELECT day, SUM(SUM(users)) OVER (ORDER BY day) AS total_users
+    FROM per_day
+    GROUP BY day
+), d AS (
+    SELECT
+        'card' AS data_type,
+        JSON_ARRAY('total_users') AS f_list,
+        JSON_OBJECT('total_users', total_users) AS value_list,
+        day AS metric_date
+    FROM running
+    WHERE day >= %(start_date)s
+)
+SELECT 'total_users_after_cutoff', d.data_type, d.f_list, d.value_list, d.metric_date
+FROM d
+ON DUPLICATE KEY UPDATE data_type = d.data_type, f_list = d.f_list, value_list = d.value_list;
