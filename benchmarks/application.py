@@ -1,7 +1,8 @@
 """Measures an application's writes beside a run: python -m benchmarks.application [--quick]
 
-A writer inserts into payments while nothing runs, while this tool computes 31 dates, and, as controls, while the plain
-client runs INSERT ... SELECT files for the same dates under READ COMMITTED and under REPEATABLE READ.
+A writer inserts into payments while nothing runs, while this tool computes 31 dates with 0, 2 and 4 readers, and, as
+controls, while the plain client runs INSERT ... SELECT files for the same dates under READ COMMITTED and under
+REPEATABLE READ.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from src.dates import date_range
 from src.metric_file.file import Mode
 
 DATES = 31
+READERS = (0, 2, 4)
 IDLE_SECONDS = 3.0
 WRITE_PAUSE = 0.005  # seconds between two writes of the application
 REPEATABLE_READ = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ;\n"
@@ -32,7 +34,8 @@ def measure(server: Server, args: argparse.Namespace) -> None:
     bench.seed([start])
     script = bench.script(Mode.INCREMENTAL, [(day,) for day in date_range(start, LAST_DAY)])
     commands = {
-        f"this tool runs {DATES} dates": bench.tool(str(start), str(LAST_DAY)),
+        **{f"this tool runs {DATES} dates, {readers} readers": bench.tool(str(start), str(LAST_DAY), readers=readers)
+           for readers in READERS},
         "the same as INSERT ... SELECT, READ COMMITTED": bench.client(script),
         "the same as INSERT ... SELECT, REPEATABLE READ": bench.client(script, bench.session + REPEATABLE_READ),
     }

@@ -1,8 +1,9 @@
 """What the benchmarks share: a private server with a made-up game, the sides that compute its metrics, and tables.
 
-The sides are the plain client, a usual PyMySQL script, and this tool. Everything lies below .local/benchmark, and the
-game is made once. The ten metrics are the shipped ones of a day and benchmarks/metrics/; where those are SELECT files,
-the other two sides run the INSERT that a careful team would write by hand, from benchmarks/metrics/plain/.
+The sides are the plain client, a usual PyMySQL script, and this tool with and without readers. Everything lies below
+.local/benchmark, and the game is made once. The ten metrics are the shipped ones of a day and benchmarks/metrics/;
+where those are SELECT files, the other two sides run the INSERT that a careful team would write by hand, from
+benchmarks/metrics/plain/.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ LAST_DAY = date(2025, 12, 31)
 CUTOFF = "2024-01-01"
 TENTH = game.Size(users=20_000, games=200, days=1_095, plays=300_000)
 CLIENT_SIDE, SCRIPT_SIDE, TOOL_SIDE = "plain client, one script", "usual PyMySQL script", "this tool"
+ALONE_SIDE = "this tool, no readers"
 CLIENT_PACKAGE = "mariadb-client-core"
 APT_COMMAND = f"apt-get install -y --no-install-recommends {CLIENT_PACKAGE}"
 # MySQL cuts GROUP_CONCAT at 1,024 bytes; the usual script does not set up its session.
@@ -79,10 +81,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Command:
-    """A side's process; `script` is the text that it reads from standard input."""
+    """A side's process; `script` is the text that it reads from standard input, `readers` is METRICS_READERS."""
 
     words: Sequence[str]
     script: str = ""
+    readers: int | None = None  # the default
 
 
 class Recorder(DatabaseManager):
@@ -129,6 +132,7 @@ class Bench:
             "DB_USER": "root",
             "DB_NAME": self.database,
             "METRIC_PARAM_CUTOFF_DATE": CUTOFF,
+            "METRICS_MEND_DAYS": "1",  # else all dates since LAST_DAY would be due, and looked at with each date
         }
 
     @property
@@ -169,12 +173,18 @@ class Bench:
             CLIENT_SIDE: self.client(script),
             SCRIPT_SIDE: Command([*usual, str(start), str(LAST_DAY)]),
             TOOL_SIDE: self.tool(str(start), str(LAST_DAY)),
+            ALONE_SIDE: self.tool(str(start), str(LAST_DAY), readers=0),
         }
 
     def bulk_sides(self, start: date) -> dict[str, Command]:
         """Return the commands that compute all these dates with the initial files, in one transaction."""
         script = self.script(Mode.INITIAL, [tuple(date_range(start, LAST_DAY))])
-        return {CLIENT_SIDE: self.client(script), TOOL_SIDE: self.tool("--initial", str(start), str(LAST_DAY))}
+        words = ("--initial", str(start), str(LAST_DAY))
+        return {
+            CLIENT_SIDE: self.client(script),
+            TOOL_SIDE: self.tool(*words),
+            ALONE_SIDE: self.tool(*words, readers=0),
+        }
 
     def client(self, script: str, session: str | None = None) -> Command:
         """Return the plain client with the tool's session: else settings would be compared, and not programs."""
@@ -182,8 +192,8 @@ class Bench:
         words += ["--default-character-set=utf8mb4", self.database]
         return Command(words, (self.session if session is None else session) + script)
 
-    def tool(self, *words: str, command: str = "run_metrics.py") -> Command:
-        return Command([sys.executable, str(self.project / command), *words])
+    def tool(self, *words: str, command: str = "run_metrics.py", readers: int | None = None) -> Command:
+        return Command([sys.executable, str(self.project / command), *words], readers=readers)
 
     def script(self, mode: Mode, transactions: Sequence[tuple[date, ...]]) -> str:
         """Return the INSERT files as a script, without any of the tool's checks and bookkeeping."""
@@ -206,8 +216,9 @@ class Bench:
             script.write(command.script)
             script.flush()
             script.seek(0)
+            env = self.env if command.readers is None else self.env | {"METRICS_READERS": str(command.readers)}
             server_cpu, clock = self._server_cpu(), time.perf_counter()
-            process = subprocess.Popen(command.words, stdin=script, stdout=output, stderr=output, env=self.env)
+            process = subprocess.Popen(command.words, stdin=script, stdout=output, stderr=output, env=env)
             with _peak_memory(process.pid) as memory:
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
                 seconds = time.perf_counter() - clock

@@ -167,6 +167,10 @@ class Nights(Bench):
         self.dates = dates
         self.today = date.today()
 
+    @property
+    def settings(self) -> dict[str, str]:
+        return super().settings | {"METRICS_MEND_DAYS": "92"}  # the default
+
     def make_project(self) -> None:
         super().make_project()
         folder = self.project / "sql"

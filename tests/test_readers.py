@@ -522,6 +522,27 @@ def test_a_reader_that_is_killed_costs_a_file_no_value(plays: Project) -> None:
     wait_until(lambda: not sessions(plays.database), 3)
 
 
+@pytest.mark.slow
+def test_a_run_whose_writer_is_killed_tries_the_date_again_with_new_readers(plays: Project) -> None:
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(1.5)"))
+    for number in range(2, 6):
+        plays.write(f"{number}_m{number}.sql", select("SELECT UUID() AS n, %(metric_date)s AS d"))
+    run = plays.start("run_metrics.py", DAY)
+    wait_until(lambda: at_work(plays.database, "1_slow"))
+    time.sleep(0.5)  # the readers are done with the others
+    before = {number for number, _ in sessions(plays.database)}
+    [writer] = at_work(plays.database, "1_slow")
+    plays.database.execute(f"KILL {writer}")
+    wait_until(lambda: at_work(plays.database, "1_slow") not in ([], [writer]))
+    time.sleep(0.3)
+    assert before.isdisjoint(number for number, _ in sessions(plays.database))
+    _, err = run.communicate(timeout=30)
+    assert run.returncode == 0, err
+    assert "again in" in err
+    assert len(stored(plays)) == 5
+    wait_until(lambda: not sessions(plays.database), 3)
+
+
 def test_an_account_with_few_connections_has_fewer_readers_and_one_warning(plays: Project) -> None:
     user = f"few_{plays.database.name}"
     plays.database.execute(f"CREATE USER {user}@localhost WITH MAX_USER_CONNECTIONS 2")
@@ -607,6 +628,45 @@ def test_a_signal_ends_a_run_and_every_reader_within_a_second(
     assert run.returncode == 128 + number, err
     assert "Traceback" not in err
     assert seconds < 3  # an idle machine needs 0.2
+    assert stored(plays) == []
+
+
+def _sent(project: Project, text: str) -> bool:
+    """Tell whether the server is at work on a statement that holds `text`."""
+    return any(text in statement for _, statement in sessions(project.database))
+
+
+CHECKED = select("SELECT DAY(%(metric_date)s) AS n", "-- Check: SELECT 1 FROM (SELECT SLEEP(20) AS s) AS q WHERE s > 0")
+LATER_SLOW = select("SELECT IF(%(metric_date)s > '2025-01-13', SLEEP(20), 0) AS n")
+WRITING_MOMENTS = {  # the first file, the others, and what the server is then at work on
+    "a check runs": (CHECKED, select(FORMS[0]), "SELECT EXISTS"),
+    "rows are stored": (select("SELECT DAY(%(metric_date)s) AS n"), select(FORMS[0]), "INSERT INTO bi_metrics "),
+    "later dates are computed": (metric_sql("first", "SLEEP(20)"), LATER_SLOW, "m3.sql 2025-01-14"),
+    "a reader holds an error": (metric_sql("first", "SLEEP(20)"), select(f"SELECT no FROM plays {OF_DAY}"), "1_first"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", WRITING_MOMENTS)
+def test_a_signal_ends_a_run_and_every_reader_also_when(plays: Project, moment: str) -> None:
+    first, others, statement = WRITING_MOMENTS[moment]
+    plays.write("1_first.sql", first)
+    for name in "23":
+        plays.write(f"{name}_m{name}.sql", others)
+    with connect(plays.database.server, plays.database.name) as other, other.cursor() as cursor:
+        if moment == "rows are stored":  # they wait for a row that another transaction has written
+            cursor.execute("BEGIN")
+            cursor.execute("INSERT INTO bi_metrics (metrics, f_list, value_list, metric_date) "
+                           "VALUES ('first', '[]', '1', '2025-01-13')")  # fmt: skip
+        run = plays.start("run_metrics.py", *DAYS)
+        wait_until(lambda: _sent(plays, statement))
+        time.sleep(0.2)
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=30)
+        wait_until(lambda: not _sent(plays, "bi_metrics"), 3)
+    assert run.returncode == 143, err
+    assert "Traceback" not in err
+    wait_until(lambda: not sessions(plays.database), 3)
     assert stored(plays) == []
 
 
