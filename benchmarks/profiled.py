@@ -13,6 +13,7 @@ import pstats
 import re
 import runpy
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -31,6 +32,7 @@ KINDS = {  # how this tool's own statements begin
     "reopen and settle": ("SELECT metric, metric_date", "UPDATE bi_metric_state", "SELECT metrics, MIN"),
     "EXPLAIN": ("EXPLAIN",),
 }
+READERS = "readers, meanwhile"
 FILE = re.compile(r"/\* bi_metrics (\S+)")
 PACKAGES = {"pymysql": "the driver", "logging": "the log", "json": "JSON", "importlib": "imports"}
 
@@ -42,7 +44,7 @@ class Connection(pymysql.connections.Connection):
     kind = "connect"
 
     def _execute_command(self, command: int, sql: Any) -> None:
-        Connection.kind = kind_of(sql if isinstance(sql, str) else bytes(sql).decode(errors="replace"))
+        self.kind = kind_of(sql if isinstance(sql, str) else bytes(sql).decode(errors="replace"))
         super()._execute_command(command, sql)  # type: ignore[misc]
 
     def _read_bytes(self, size: int) -> bytes:
@@ -50,7 +52,8 @@ class Connection(pymysql.connections.Connection):
         try:
             return super()._read_bytes(size)  # type: ignore[misc, no-any-return]
         finally:
-            self.waited[self.kind] += time.perf_counter() - clock
+            kind = self.kind if threading.current_thread() is threading.main_thread() else READERS
+            self.waited[kind] += time.perf_counter() - clock
 
 
 def kind_of(sql: str) -> str:
