@@ -35,7 +35,7 @@ class Parameters:
         return {**self.own, **dict.fromkeys(in_zone, str(self.zone))}
 
 
-@lru_cache(64)  # the files of a date have the same
+@lru_cache(512)  # the files and the checks of a date have the same
 def _literals(
     own: Sequence[tuple[str, str]], zone: tzinfo | None, today: date | None, dates: Sequence[date], period: Period
 ) -> Mapping[str, str]:

@@ -81,6 +81,7 @@ class Computation:
         self._expected: Sequence[Batch] = ()
         self._places: dict[tuple[date, ...], int] = {}  # of the batches in `_expected`, by their dates
         self._unsent: list[tuple[Step, NewRow]] = []  # rows of SELECT metrics, which go in one statement
+        self._unsent_names: set[str] = set()  # of their metrics
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
@@ -101,7 +102,8 @@ class Computation:
         if starts_anew:
             bases = {cell for cell in self._bases(batch).items() if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
-        self._unsent, self._changes, self._replaced = [], {}, []
+        self._unsent, self._unsent_names, self._unsent_size = [], set(), 0
+        self._changes, self._replaced = {}, []
         steps = list(self.steps(batch, before))
         self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
         self._blank(batch, before)
@@ -284,6 +286,7 @@ class Computation:
             self._unsent.append((step, row))
             if value.is_exact:
                 self._compare(name, day, StoredRow(data_type, selected.f_list, value.text), before)
+        self._unsent_names.add(name)
         self._unsent_size += selected.size
         if self._unsent_size > MOST_BYTES_UNSENT:
             self._send_rows()
@@ -292,14 +295,14 @@ class Computation:
         """Tell whether a file may read rows that have not been sent yet; a helper's table may have triggers that do."""
         if not self._unsent or file.is_helper:
             return bool(self._unsent)
-        return not self._catalog.reads_by_path[file.path].isdisjoint(row.metric for _, row in self._unsent)
+        return not self._catalog.reads_by_path[file.path].isdisjoint(self._unsent_names)
 
     def _send_rows(self) -> None:
         """Write the rows that have not been sent yet; if the server refuses them together, each by itself.
 
         Then the error is that of a file, and a statement that was too large is not.
         """
-        unsent, self._unsent, self._unsent_size = self._unsent, [], 0
+        unsent, self._unsent, self._unsent_names, self._unsent_size = self._unsent, [], set(), 0
         try:
             self._store.write(row for _, row in unsent)
         except StatementError as refused:
