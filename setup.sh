@@ -21,6 +21,18 @@ END
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 
+# with_clock COMMAND...: run it, and print the time every two seconds, so that nobody takes it for stuck.
+with_clock() {
+    local code=0 ticker
+    # $$ is this script, also within the subshell: when it ends, so does the loop.
+    (seconds=0; while sleep 2 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do echo "    $((seconds += 2)) s"; done) &
+    ticker=$!
+    "$@" || code=$?
+    kill "$ticker"
+    wait "$ticker" 2>/dev/null || true
+    return "$code"
+}
+
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 # install_packages COMMAND-IT-BRINGS PACKAGE...: with apt where that is allowed, else name the command.
@@ -29,8 +41,12 @@ install_packages() {
     shift
     may_install || die "$what is missing; install it with: sudo apt-get install -y --no-install-recommends $*"
     say "installing $* with apt"
+    with_clock run_apt "$@" || die "apt could not install $*; what it said is in logs/setup.log"
+}
+
+run_apt() {
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
-        >logs/setup.log 2>&1 || die "apt could not install $*; what it said is in logs/setup.log"
+        >logs/setup.log 2>&1
 }
 
 find_python() {
@@ -44,12 +60,14 @@ find_python() {
     die "Python 3.10 or later is needed; name it with PYTHON=/path/to/python3 ./setup.sh"
 }
 
+run_venv() { "$1" -m venv --clear .venv >/dev/null 2>&1; }
+
 make_venv() {
     [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null && return
     local python
     python=$(find_python)
     say "making the virtual environment .venv with $("$python" --version)"
-    "$python" -m venv --clear .venv >/dev/null 2>&1 && return
+    with_clock run_venv "$python" && return
     install_packages "the venv module of $python" python3-venv
     "$python" -m venv --clear .venv || die "$python cannot make a virtual environment"
 }
@@ -60,7 +78,7 @@ install_requirements() {
     wanted=$(cat requirements.txt "$1")
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
     say "installing the packages of $1"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" || die "pip could not install $1"
+    with_clock .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" || die "pip could not install $1"
     printf '%s' "$wanted" >"$stamp"
 }
 
@@ -96,7 +114,8 @@ demo() {
         die "there is a .env that points elsewhere, and it stays as it is; move it away first: mv .env .env.mine"
     fi
     need_mariadb
-    .venv/bin/python -m demo start
+    say "starting MariaDB in .local/demo"
+    with_clock .venv/bin/python -m demo start
     if [ ! -f .env ] || cmp -s .env .env.example; then
         sed -e "s|^DB_SOCKET=.*|DB_SOCKET=$(printf '%s' "$socket" | sed 's/[&|\\]/\\&/g')|" \
             -e 's/^DB_HOST=.*/DB_HOST=/' \

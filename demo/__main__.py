@@ -1,28 +1,35 @@
-"""The embedded demo database: python -m demo start|stop|status|socket|load|show, and sql 'SELECT ...'."""
+"""The embedded demo database: python -m demo start|stop|status|socket|server|load|show, and sql 'SELECT ...'."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from demo import zones
 from demo.server import ACCOUNT, DATABASE, Server, ServerError, demo_server
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
 
-USAGE = "Usage: python -m demo start|stop|status|socket|load|show, or: python -m demo sql 'SELECT ...'"
+USAGE = "Usage: python -m demo start|stop|status|socket|server|load|show, or: python -m demo sql 'SELECT ...'"
 LONGEST_VALUE = 80  # characters that `show` prints of one
+SECONDS_BETWEEN_LINES = 2.0
 
 
 def start() -> int:
     """Start the server; nothing to do when it runs."""
-    server = demo_server()
-    server.start()
-    print(f"demo database: running, socket {server.socket}")
+    print(f"demo database: running, socket {_started().socket}")
+    return 0
+
+
+def server() -> int:
+    """Start the server and print its settings, for .env or the environment."""
+    print(f"DB_HOST=\nDB_SOCKET={_started().socket}\nDB_USER={ACCOUNT}\nDB_PASSWORD=\nDB_NAME={DATABASE}")
     return 0
 
 
@@ -48,14 +55,16 @@ def socket() -> int:
 
 
 def load() -> int:
-    """Fill the database with the made-up game up to today, anew; starts the server when it does not run."""
+    """Fill the database with the made-up game up to this hour, anew; starts the server when it does not run."""
     from demo import game
 
-    server = demo_server()
-    server.start()
-    with _connected(server) as connection:
-        game.load(connection, date.today(), watch=_bar if sys.stdout.isatty() else _line)
-    print(f"demo database: {game.DEMO.plays:,} plays of {game.DEMO.users:,} users, {game.DEMO.days} days up to today")
+    now = datetime.now()
+    with _connected(_started()) as connection:
+        game.load(connection, now.date(), hours=now.hour, watch=_bar if sys.stdout.isatty() else _line)
+    print(
+        f"demo database: {game.DEMO.plays:,} plays of {game.DEMO.users:,} users, "
+        f"{game.DEMO.days} days up to today {now.hour:02}:00"
+    )
     return 0
 
 
@@ -77,8 +86,24 @@ def sql(statement: str) -> int:
     return 0
 
 
+def _started() -> Server:
+    """Start the server unless it runs, and teach it the names of time zones unless it knows them."""
+    server = demo_server()
+    server.start()
+    with _connected(server, user="root") as connection, connection.cursor() as cursor:
+        if cursor.execute("SELECT 1 FROM mysql.time_zone_name LIMIT 1"):
+            return server
+        filled = [cursor.execute(statement) for statement in zones.statements()]
+    if not filled:
+        print(
+            "demo database: this machine has no time zone files (package tzdata), so CONVERT_TZ knows no names",
+            file=sys.stderr,
+        )
+    return server
+
+
 @contextmanager
-def _connected(server: Server) -> Iterator[Connection[Any]]:
+def _connected(server: Server, user: str = ACCOUNT) -> Iterator[Connection[Any]]:
     """Connect to the running server, and commit every statement; errors are ServerErrors of one line."""
     import pymysql  # Only here: the other commands do not need it, and work before it is installed.
 
@@ -86,7 +111,7 @@ def _connected(server: Server) -> Iterator[Connection[Any]]:
         raise ServerError("the demo database is stopped; start it with: python -m demo start")
     try:
         with pymysql.connect(
-            unix_socket=server.socket, user=ACCOUNT, database=DATABASE, ssl_disabled=True, autocommit=True
+            unix_socket=server.socket, user=user, database=DATABASE, ssl_disabled=True, autocommit=True
         ) as connection:
             yield connection
     except pymysql.MySQLError as error:
@@ -127,16 +152,19 @@ def _bar(table: str, rows: Iterable[str]) -> Iterable[str]:
 
 
 def _line(table: str, rows: Iterable[str]) -> Iterator[str]:
-    """Yield the rows, then print how many they were."""
-    count = 0
+    """Yield the rows; print how many they are so far every two seconds, and how many they were."""
+    count, printed = 0, time.monotonic()
     for row in rows:
         yield row
         count += 1
+        if count % 1000 == 0 and time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
+            print(f"  {table:13} {count:>7,} rows so far", flush=True)
+            printed = time.monotonic()
     print(f"  {table:13} {count:>7,} rows", flush=True)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (start, stop, status, socket, load, show, sql)
+    command.__name__: command for command in (start, stop, status, socket, server, load, show, sql)
 }
 
 

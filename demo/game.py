@@ -86,6 +86,7 @@ class _Day:
     """How many events a day has, and how many users there are when it begins."""
 
     date: date
+    hours: int  # that have events: 24, or fewer on the last day
     users: int
     plays: int
     activities: int
@@ -97,18 +98,20 @@ def load(
     last_day: date,
     size: Size = DEMO,
     seed: int = 1,
+    hours: int = 24,
     watch: Watch = lambda table, rows: rows,
 ) -> None:
     """Drop, create and fill the five tables of the game; the same arguments always give the same rows.
 
     Commits as it goes. Besides busy and quiet days there are days without payments and days without anything.
+    `hours`: how much of the last day is over; the rest of it has no events yet.
     `watch` gets each table's name and rows, and yields those rows: for showing progress.
     """
     _create_tables(connection)
-    sign_ups = _sign_ups(last_day, size)
-    days = _days(last_day, size, sign_ups)
+    sign_ups = _sign_ups(last_day, size, hours)
+    days = _days(last_day, size, sign_ups, hours)
     tables = {
-        "users (id, name, country, created_at)": _users(_rng(seed, "users"), sign_ups),
+        "users (id, name, country, created_at)": _users(_rng(seed, "users"), sign_ups, hours),
         "games (id, title, genre)": _games(connection, size.games),
         "game_plays (user_id, game_id, played_at, duration_seconds)": _plays(_rng(seed, "plays"), days, size.games),
         "user_activity (user_id, activity, happened_at)": _activities(_rng(seed, "activities"), days),
@@ -139,19 +142,21 @@ def _rng(seed: int, table: str) -> random.Random:
     return random.Random(f"{seed} {table}")
 
 
-def _sign_ups(last_day: date, size: Size) -> dict[date, int]:
+def _sign_ups(last_day: date, size: Size, hours: int) -> dict[date, int]:
     days = [last_day - timedelta(days=n) for n in reversed(range(size.days + OLD_USERS_DAYS))]
     weights = [0.0 if day.toordinal() % 23 == 3 else WEEK[day.weekday()] for day in days]
+    weights[-1] *= _share_until(hours)
     return dict(zip(days, _share_out(size.users, weights), strict=True))
 
 
-def _days(last_day: date, size: Size, sign_ups: dict[date, int]) -> list[_Day]:
+def _days(last_day: date, size: Size, sign_ups: dict[date, int], hours: int) -> list[_Day]:
     dates = [last_day - timedelta(days=n) for n in reversed(range(size.days))]
     busy = [_busyness(n, day) for n, day in enumerate(dates)]
+    busy[-1] *= _share_until(hours)
     paying = [0.0 if n % 19 == 5 else weight for n, weight in enumerate(busy)]
     totals = dict(zip(sign_ups, accumulate(sign_ups.values()), strict=True))
     return [
-        _Day(day, totals[day - timedelta(days=1)], *counts)
+        _Day(day, hours if day == last_day else 24, totals[day - timedelta(days=1)], *counts)
         for day, *counts in zip(
             dates,
             _share_out(size.plays, busy),
@@ -176,9 +181,19 @@ def _share_out(total: int, weights: list[float]) -> list[int]:
     return [mark - before for before, mark in zip([0, *marks], marks, strict=False)]
 
 
-def _users(rng: random.Random, sign_ups: dict[date, int]) -> Iterator[str]:
+def _share_until(hours: int) -> float:
+    """The share of a day's events that lie in its first hours; see _moments."""
+    return (hours / 24) ** 2
+
+
+def _users(rng: random.Random, sign_ups: dict[date, int], hours: int) -> Iterator[str]:
     """Users in the order in which they signed up: whoever exists on a day has a small id."""
-    moments = (moment for day, count in sign_ups.items() for moment in sorted(_moments(rng, day, count)))
+    last_day = max(sign_ups)
+    moments = (
+        moment
+        for day, count in sign_ups.items()
+        for moment in sorted(_moments(rng, day, count, hours if day == last_day else 24))
+    )
     for user, moment in enumerate(moments, start=1):
         yield f"({user},'player{user}','{rng.choice(COUNTRIES)}','{moment}')"
 
@@ -194,20 +209,20 @@ def _games(connection: Connection[Any], count: int) -> Iterator[str]:
 def _plays(rng: random.Random, days: list[_Day], games: int) -> Iterator[str]:
     by_popularity = rng.sample(range(1, games + 1), games)
     for day in days:
-        for moment in _moments(rng, day.date, day.plays):
+        for moment in _moments(rng, day.date, day.plays, day.hours):
             game = by_popularity[int(games * rng.random() ** 2)]
             yield f"({_user(rng, day)},{game},'{moment}',{30 + int(7_170 * rng.random())})"
 
 
 def _activities(rng: random.Random, days: list[_Day]) -> Iterator[str]:
     for day in days:
-        for moment in _moments(rng, day.date, day.activities):
+        for moment in _moments(rng, day.date, day.activities, day.hours):
             yield f"({_user(rng, day)},'{rng.choice(ACTIVITIES)}','{moment}')"
 
 
 def _payments(rng: random.Random, days: list[_Day]) -> Iterator[str]:
     for day in days:
-        for moment in _moments(rng, day.date, day.payments):
+        for moment in _moments(rng, day.date, day.payments, day.hours):
             euros, cents = divmod(rng.choice(CENTS), 100)
             yield f"({_user(rng, day)},{euros}.{cents:02},'{moment}')"
 
@@ -217,9 +232,10 @@ def _user(rng: random.Random, day: _Day) -> int:
     return 1 + int(day.users * rng.random() ** 2)
 
 
-def _moments(rng: random.Random, day: date, count: int) -> Iterator[str]:
-    """Times of a day, more of them late; the first and the last second come first, where ranges go wrong."""
-    edges = (0, 86_399) if count > 2 else ()
-    others = (int(86_400 * max(rng.random(), rng.random())) for _ in range(count - len(edges)))
+def _moments(rng: random.Random, day: date, count: int, hours: int) -> Iterator[str]:
+    """Yield times in the first hours of a day, late ones more often; the first is 0:00:00, the second the last one."""
+    seconds = hours * 3600
+    edges = (0, seconds - 1) if count > 2 else ()
+    others = (int(seconds * max(rng.random(), rng.random())) for _ in range(count - len(edges)))
     for second in (*edges, *others):
         yield f"{day} {second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"

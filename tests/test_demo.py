@@ -7,17 +7,22 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
-from demo import game
-from demo.server import LONGEST_SOCKET, end_process
+from config.database import load_settings
+from demo import game, zones
+from demo.__main__ import _line
+from demo.server import ACCOUNT, LONGEST_SOCKET, end_process
 from tests.conftest import ROOT, Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("once")]
@@ -81,6 +86,24 @@ def test_nobody_plays_before_signing_up_and_the_edges_of_a_day_are_there(databas
         assert database.rows(f"SELECT COUNT(*) FROM {table} e {users_then}") == [(0,)], table
     edges = "SELECT COUNT(*) FROM game_plays WHERE TIME(played_at) IN ('00:00:00', '23:59:59')"
     assert database.rows(edges)[0][0] > game.TINY.days
+
+
+def test_the_last_day_has_events_up_to_the_hour_and_no_total_changes(database: Database) -> None:
+    newest = (
+        "SELECT GREATEST(MAX(created_at), (SELECT MAX(played_at) FROM game_plays), "
+        "(SELECT MAX(happened_at) FROM user_activity), (SELECT MAX(paid_at) FROM payments)) FROM users"
+    )
+    size = game.Size(users=300, games=20, days=100, plays=20_000)
+    today = f"SELECT COUNT(*) FROM game_plays WHERE played_at >= '{LAST_DAY}'"
+    seen = []
+    for hours, last in ((0, "2025-03-15 23:59:59"), (9, "2025-03-16 08:59:59"), (24, "2025-03-16 23:59:59")):
+        game.load(database.connection, LAST_DAY, size, hours=hours)
+        assert str(database.rows(newest)[0][0]) == last
+        assert database.rows("SELECT COUNT(*) FROM game_plays") == [(20_000,)]
+        assert database.rows("SELECT COUNT(*) FROM users") == [(300,)]
+        seen.append(database.rows(today)[0][0])
+    assert seen[0] == 0
+    assert seen[1] / seen[2] == pytest.approx((9 / 24) ** 2, rel=0.05), "no more by 9:00 than a whole day has by then"
 
 
 # --- its server -------------------------------------------------------------------------------------------------------
@@ -165,7 +188,72 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(demo: Path, words: list[str
     wrong = run(demo, *words)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == (
-        "Usage: python -m demo start|stop|status|socket|load|show, or: python -m demo sql 'SELECT ...'\n"
+        "Usage: python -m demo start|stop|status|socket|server|load|show, or: python -m demo sql 'SELECT ...'\n"
+    )
+
+
+def test_server_prints_the_settings_that_connect_to_an_empty_database(demo: Path) -> None:
+    printed = run(demo, "server")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    (demo / ".env").write_text(printed.stdout)
+    settings = load_settings(demo, {})
+    assert settings.warnings == ()
+    with pymysql.connect(
+        unix_socket=settings.db_socket, user=settings.db_user, password=settings.db_password, database=settings.db_name
+    ) as connection, connection.cursor() as cursor:  # fmt: skip
+        assert cursor.execute("SHOW TABLES") == 0
+        cursor.execute("CREATE TABLE visits (day DATE)")
+    assert run(demo, "server").stdout == printed.stdout, "it runs already"
+
+
+def test_the_server_knows_every_time_zone_of_the_machine(demo: Path) -> None:
+    assert run(demo, "start").returncode == 0
+    moments = [datetime(1970, 6, 1), datetime(1999, 12, 31, 23), datetime(2025, 3, 30, 1), datetime(2036, 7, 1)]
+    wrong = []
+    socket = run(demo, "socket").stdout.strip()
+    with pymysql.connect(unix_socket=socket, user=ACCOUNT) as connection, connection.cursor() as cursor:
+        names = sorted(zoneinfo.available_timezones())
+        assert len(names) > 300
+        for name in names:
+            for moment in moments:
+                cursor.execute("SELECT CONVERT_TZ(%s, '+00:00', %s)", (moment, name))
+                there = moment.replace(tzinfo=timezone.utc).astimezone(zoneinfo.ZoneInfo(name)).replace(tzinfo=None)
+                if cursor.fetchone() != (there,):
+                    wrong.append((name, moment))
+    assert wrong == []
+
+
+def test_a_machine_without_zone_files_is_told_what_it_lacks(demo: Path) -> None:
+    program = "import sys, zoneinfo; from demo.__main__ import main; zoneinfo.reset_tzpath([]); main(['start'])"
+    blocked = "import sys; sys.modules['tzdata'] = None; "
+    done = subprocess.run([sys.executable, "-c", blocked + program], cwd=demo, capture_output=True, text=True)
+    assert done.stdout.startswith("demo database: running")
+    assert done.stderr == (
+        "demo database: this machine has no time zone files (package tzdata), so CONVERT_TZ knows no names\n"
+    )
+    assert "NULL" in run(demo, "sql", "SELECT CONVERT_TZ(NOW(), '+00:00', 'Europe/Berlin')").stdout
+    assert run(demo, "start").stderr == "", "once they are there"
+    assert "NULL" not in run(demo, "sql", "SELECT CONVERT_TZ(NOW(), '+00:00', 'Europe/Berlin')").stdout
+
+
+def test_a_zone_file_that_leaves_out_the_coming_years_is_not_taken(tmp_path: Path) -> None:
+    whole = (Path(zoneinfo.TZPATH[0]) / "Europe" / "Berlin").read_bytes()
+    zone = zones.read(whole)
+    assert zone is not None
+    assert zone.kinds[zone.changes[-1][1]] == (3600, 0, "CET")
+    # As `zic -b slim` writes it: no 32-bit half, and two changes alone before the rule for all later years.
+    rule = b"CET-1CEST,M3.5.0,M10.5.0/3"
+    first = zones.HEADER.pack(b"TZif", 0, 0, 0, 0, 1, 4) + struct.pack(">lBB", 3600, 0, 0) + b"CET\0"
+    second = zones.HEADER.pack(b"TZif", 0, 0, 0, 1, 1, 4) + struct.pack(">qBlBB", 828_234_000, 0, 3600, 0, 0) + b"CET\0"
+    assert zones.read(first + second + b"\n" + rule + b"\n") is None
+    assert zones.read(first + second + b"\nCET-1\n") == zones.Zone(((3600, 0, "CET"),), ((828_234_000, 0),))
+
+
+def test_a_load_that_takes_long_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("demo.__main__.SECONDS_BETWEEN_LINES", 0.0)
+    assert list(_line("plays", map(str, range(2_500)))) == list(map(str, range(2_500)))
+    assert capsys.readouterr().out == (
+        "  plays           1,000 rows so far\n  plays           2,000 rows so far\n  plays           2,500 rows\n"
     )
 
 

@@ -156,6 +156,13 @@ def test_an_unknown_option_is_refused_before_anything_is_made(tmp_path: Path, wo
     assert [path.name for path in tmp_path.iterdir()] == ["setup.sh"]
 
 
+def test_a_step_that_takes_long_says_so_every_two_seconds_and_keeps_its_exit_code() -> None:
+    function = re.findall(r"^with_clock\(\) \{.*?^\}", (ROOT / "setup.sh").read_text(), re.MULTILINE | re.DOTALL)[0]
+    script = f"set -euo pipefail; {function}\nwith_clock sleep 4.5; with_clock bash -c 'exit 7' || echo code $?"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("    2 s\n    4 s\ncode 7\n", "")
+
+
 def test_schema_applies_the_tables_with_the_settings_of_the_environment_and_keeps_their_rows(
     copy: Copy, database: Database
 ) -> None:
@@ -204,6 +211,7 @@ def demo(copy: Copy) -> Iterator[Copy]:
     copy.env_file.chmod(0o600)
     yield copy
     copy.demo("stop")
+    shutil.rmtree(copy.folder / ".local")
 
 
 def test_the_ci_example_checks_and_tests_the_metrics_of_a_team(demo: Copy, tmp_path: Path) -> None:
@@ -211,36 +219,37 @@ def test_the_ci_example_checks_and_tests_the_metrics_of_a_team(demo: Copy, tmp_p
     script = textwrap.dedent(example.partition("run: |\n")[2]).replace("cd bi-metrics-etl", 'cd "$TOOL"')
     team = demo.folder.parent / "our-metrics"
     (team / "tests").mkdir(parents=True)
-    (team / "schema.sql").write_text("CREATE TABLE visits (day DATE NOT NULL, pages INT NOT NULL)")
-    (team / "visits.sql").write_text(
-        "-- Description: Visits on the metric date\nSELECT COUNT(*) AS visits FROM visits WHERE day = %(metric_date)s\n"
-    )
+    (team / "schema.sql").write_text("CREATE OR REPLACE TABLE visits (day DATE NOT NULL, pages INT NOT NULL)")
+    metric = "-- Description: Visits of the date\nSELECT COUNT(*) AS visits FROM visits WHERE day = %(metric_date)s\n"
     test = "-- Test: visits\n-- Expect 2025-01-15: {\"visits\": 1}\nINSERT INTO visits (day) VALUES (20250115);\n"
-    (team / "tests" / "visits.sql").write_text(test)
     stubs = {"sudo": "exit 0", "mariadb": 'exec .venv/bin/python -m demo sql "$(cat)"'}
     for name, line in stubs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOOL": str(demo.folder)}
 
-    def run() -> subprocess.CompletedProcess[str]:
+    def run(metric: str, test: str) -> subprocess.CompletedProcess[str]:
+        (team / "visits.sql").write_text(metric)
+        (team / "tests" / "visits.sql").write_text(test)
         words = ["bash", "-e", "-c", script]
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
-    done = run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(metric, test)
+    assert (done.returncode, done.stderr) == (0, "")
     assert "1 file checked: 0 errors" in done.stdout
-    assert done.stdout.endswith("1 test: 1 passed, 0 failed.\n")
-    (team / "tests" / "visits.sql").write_text(test.replace(": 1}", ": 2}"))
-    script = script.replace("mariadb --socket", ": --socket")  # the table is there
-    assert run().returncode == 1
+    assert done.stdout.endswith("1 test: 1 passed, 0 failed.\ndemo database: stopped\n")
+
+    done = run(metric, test.replace(": 1}", ": 2}"))
+    assert (done.returncode, "expected" in done.stdout) == (1, True)
+    done = run(metric.replace("FROM visits", "FROM visit"), test)
+    assert (done.returncode, "visit' doesn't exist" in done.stdout) == (1, True), "a server checks the files"
 
 
 def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) -> None:
     done = demo.run("setup.sh", "--demo")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "500,000 plays of 20,000 users, 180 days up to today" in done.stdout
+    assert re.search(r"500,000 plays of 20,000 users, 180 days up to today \d\d:00\n", done.stdout)
     assert "\n  game_plays    500,000 rows\n" in done.stdout
     page = demo.folder / ".local/demo/page.html"
     assert done.stdout.splitlines()[-1] == f"==> The metrics as a page, for a browser: {page}"
@@ -253,6 +262,8 @@ def test_demo_ends_with_rows_on_screen_and_a_file_dropped_in_runs(demo: Copy) ->
     with demo_rows(demo) as rows:
         counts = [rows(f"SELECT COUNT(*) FROM {table}")[0][0] for table in ("users", "games", "game_plays")]
         assert counts == [20_000, 500, 500_000]
+        future = "SELECT COUNT(*) FROM game_plays WHERE played_at > NOW()"
+        assert rows(future) == [(0,)]
         metrics = len(nightly_files(demo.folder))
         of_days = "metrics NOT IN ('weekly_active_users', 'monthly_revenue')"
         of_rows = f"SELECT COUNT(*), COUNT(DISTINCT metric_date) FROM bi_metrics WHERE {of_days}"
