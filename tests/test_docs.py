@@ -95,8 +95,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the lines of the page's bash blocks as words, comments aside."""
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    """Return the lines of the page's bash blocks as words, without comments and `> FILE`."""
+    lines = [re.sub(r" > \w+\.csv$", "", line) for block in blocks(page, "bash") for line in block.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
