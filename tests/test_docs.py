@@ -138,11 +138,11 @@ def shipped(project: Project) -> Project:
 
 
 def write_metric_files(project: Project, page: Path) -> list[str]:
-    """Write what the page shows, its helper tables first; return the names of the metrics."""
+    """Write what the page and the README show, helper tables first; return the names of the metrics."""
     for block in blocks(page, "sql"):
         if block.startswith("CREATE TABLE"):
             project.database.execute(block)
-    files = metric_files(page)
+    files = metric_files(README) | metric_files(page)
     for path, text in files.items():
         project.write(path, text)
     return sorted({re.sub(r"^(\d+_)?(.*)\.sql$", r"\2", Path(path).name) for path in files})
@@ -210,20 +210,34 @@ def test_every_metric_file_passes_every_rule_and_computes_the_same_both_ways(shi
 def test_the_test_of_a_metric_is_red_and_green_as_shown(shipped: Project) -> None:
     page = ROOT / "docs" / "metrics.md"
     write_metric_files(shipped, page)
-    shown = re.findall(r"\n\$ python list_metrics.py --test total_plays\n(.*?)```", TEXTS[page], re.DOTALL)
-    path, right = "incremental/20_total_plays.sql", "played_at < %(metric_date)s + INTERVAL 1 DAY"
-    text = metric_files(page)[path]
-    wrong = re.findall("With `(played_at .*?)` in `sql/incremental/20_total_plays.sql`", TEXTS[page])
+    shown = re.findall(r"\n\$ python list_metrics.py --test paying_users_by_week\n(.*?)```", TEXTS[page], re.DOTALL)
+    path, right = "paying_users_by_week.sql", "paid_at < %(metric_date)s + INTERVAL 1 DAY"
+    text = metric_files(README)[path]
+    wrong = re.findall("With `(paid_at .*?)` in `sql/paying_users_by_week.sql`", TEXTS[page])
     assert right in text
     for condition, code, output in zip([*wrong, right], (1, 0), shown, strict=True):
         shipped.write(path, text.replace(right, condition))
-        done = shipped.list("--test", "total_plays")
+        done = shipped.list("--test", "paying_users_by_week")
         assert (done.returncode, done.stdout, done.stderr) == (code, output, "")
 
 
 def write_flat_views(project: Project) -> None:
     with as_in_a_process(project.environment()):
         write_views(project.folder)
+
+
+def test_the_file_that_replaces_a_script_stores_the_rows_of_the_script(shipped: Project) -> None:
+    page = ROOT / "docs" / "metrics.md"
+    script = next(block for block in blocks(page, "sql") if block.startswith("SET @last_week"))
+    run_script(shipped.database.connection, script)
+    (name, week, value), *others = shipped.database.metrics()
+    assert (others, name, json.loads(value)["payers"] > 0) == ([], "payers_of_the_week", True)
+    shipped.write("payers_of_the_week.sql", metric_files(page)["payers_of_the_week.sql"])
+    compared = shipped.run(
+        "--initial", week, week, "--metric", name, "--dry-run", env={"METRICS_TIMEZONE": "Asia/Taipei"}
+    )
+    assert (compared.returncode, compared.stderr) == (0, "")
+    assert compared.stdout.endswith("Dry run, nothing kept: 0 new, 0 changed (0 of them final before), 1 unchanged.\n")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")], ids=named)
