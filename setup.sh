@@ -126,7 +126,7 @@ demo() {
     .venv/bin/python -m demo load
     apply_schema
     say "python run_metrics.py --initial"
-    .venv/bin/python run_metrics.py --initial
+    with_clock .venv/bin/python run_metrics.py --initial
     say "python run_metrics.py"
     .venv/bin/python run_metrics.py
     say "SELECT metrics, metric_date, value_list FROM bi_metrics, the newest complete rows:"
