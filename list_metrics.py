@@ -133,7 +133,7 @@ class Listing:
         return _exit_code(problems)
 
     def check(self) -> int:
-        """Print every problem of every file as file:line:column, sorted; 1 where one is an error."""
+        """Print every problem of every file as file:line:column, sorted; return 1 if one is an error."""
         files = [file for file in self.catalog.files if not file.disabled]
         left_out = 0
         if self.arguments.offline:
@@ -169,7 +169,7 @@ class Listing:
         interruption.listen()
         on_signals(lambda number, frame: None)
         failed = 0
-        with closing(DatabaseManager(self.settings)) as real:  # which no signal ends: it drops the scratch databases
+        with closing(DatabaseManager(self.settings)) as real:  # no signal ends it: it must drop the scratch databases
             real.connect()
             drop_old_ones(real)
             tester = Tester(self.settings, self.catalog, self.zone, real, interruption)
@@ -219,7 +219,7 @@ class Listing:
                 rows.append((state.name, *("-" if cell is None else str(cell) for cell in known)))
             lines = table([head, *rows]).split("\n")
             write_text("\n".join(lines[:2]))
-            for state, line in zip(shown, lines[2:], strict=True):  # why not: below, for it may be long
+            for state, line in zip(shown, lines[2:], strict=True):  # the remarks below the line: they may be long
                 write_text("\n    ".join([line, *map(printable, state.remarks(self.today, max_age))]))
         if is_running:
             write_line("A run is in progress.")
@@ -363,7 +363,7 @@ def parse_arguments(argv: Sequence[str] | None) -> ListArguments:
     parser.add_argument("--status", action="store_true", help="what is stored of each metric, and its problems")
     parser.add_argument(
         "--max-age", type=at_least(0), metavar="DAYS", help="with --status: only the metrics with a problem; exit 1 "
-        "where the newest final row is older, a date is missing or not final, or the last run failed"
+        "if the newest final row is older, a date is missing or not final, or the last run failed"
     )
     parser.add_argument("--html", metavar="FILE", help="write the numbers as one page that needs nothing else")
     parser.add_argument("--metric", action="append", default=[], metavar="NAME",

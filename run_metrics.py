@@ -205,7 +205,7 @@ class Run:
         """Run a batch and tell how it ended."""
         result = self.runner.run(batch)
         for error in (*result.left_out, *([result.error] if result.error else ())):
-            # A broken file fails each of 33 dates alike: tell it once.
+            # A broken file fails 33 dates with the same words: print them once.
             (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
         self.summary.add(result)
         self.reporter.tick(len(batch.dates))
@@ -265,7 +265,7 @@ class Run:
         """Return the due cells of the names that this run is for."""
 
         def ask() -> list[DueCell]:
-            self.runner.reconcile()  # if yesterday and today have failed
+            self.runner.reconcile()  # not done yet if yesterday and today have failed
             return self.store.due(self.catalog.nightly, self.today)
 
         due = self.runner.with_retries(ask, "to ask what is due")
@@ -329,7 +329,7 @@ class Run:
         self.summary.fail(error)
         self.summary.partly_stored |= bool(left)
         self.say_stopped()
-        self.database.interruption = Interruption()  # which no signal reaches: the first one is enough
+        self.database.interruption = Interruption()  # no further signal reaches it: the first is enough
         self.database.kill_lost_session()
 
     def say_stopped(self) -> None:
@@ -346,10 +346,10 @@ class Run:
             log.warning("could not store what the headers of the metric files say in bi_metric_headers: %s", error)
 
     def _say_what_is_left(self) -> None:
-        """Name what the next night must compute, what no file computes any more, and what older SQL has computed."""
+        """Print which cells are due, which metrics have lost their file, and which rows older SQL has computed."""
         summary, catalog = self.summary, self.catalog
         try:
-            if not self.arguments.is_night:  # a date before the first row leaves gaps behind it
+            if not self.arguments.is_night:  # the dates may lie before the first row, with a gap between
                 self.runner.note_gaps()
             due = self.store.due(catalog.nightly, self.today)
             summary.missing = [(cell.name, cell.day) for cell in due if cell.is_missing]
@@ -452,7 +452,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     where = {"database": "", "host": ""}
     console = configure_log(root / "logs" / "metrics.log")
     interruption.listen()
-    on_signals(lambda number, frame: None)  # a handler all the same: SIG_IGN would be inherited by METRICS_ON_END
+    on_signals(lambda number, frame: None)  # not SIG_IGN, which METRICS_ON_END would inherit
     try:
         arguments = parse_arguments(words)
         settings = load_settings(root)
@@ -477,7 +477,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         if run is not None and summary.committed:
             exit_code = A_DATE_FAILED
             run.say_stopped()
-    except Exception as error:  # a fault of this program: whoever is told of the end of runs must hear of it
+    except Exception as error:  # a fault of this program: METRICS_ON_END must hear of it, too
         traceback.print_exc()
         log.critical("a fault of this program", exc_info=True)
         summary.fail(error)

@@ -30,7 +30,7 @@ _OUTCOME = ("METRICS_STATUS", "METRICS_EXIT_CODE", "METRICS_ERROR", "METRICS_RES
 class Settings:
     """Every setting; the names are those of .env in lower case. The password stays out of repr()."""
 
-    db_host: str  # empty where db_socket is set
+    db_host: str  # empty if db_socket is set
     db_port: int
     db_socket: str
     db_user: str
@@ -48,7 +48,7 @@ class Settings:
     metrics_mend_days: int  # how far back a night computes what is due
     metrics_on_failure: str  # "date" or "metric"
     metrics_readers: int  # further connections, which compute SELECT metrics ahead
-    metrics_on_end: str = field(repr=False)  # a shell command; its address of a chat may be a secret
+    metrics_on_end: str = field(repr=False)  # a shell command, which may hold a secret, such as the address of a chat
     metric_timeout_seconds: float  # 0: no limit
     log_level: str
     parameters: Mapping[str, str]  # METRIC_PARAM_CUTOFF_DATE=x is {"cutoff_date": "x"}
@@ -56,7 +56,7 @@ class Settings:
     is_first_contact: bool  # there is no .env, and the environment sets no DB_ name
 
     def require_database(self) -> None:
-        """Raise SettingsError where a setting that a connection needs is missing."""
+        """Raise SettingsError if a setting that a connection needs is missing."""
         if self.is_first_contact:
             raise SettingsError("there is no .env yet: cp .env.example .env, then fill in DB_HOST, DB_USER and DB_NAME")
         address = ("DB_HOST (or DB_SOCKET)", self.db_host or self.db_socket)
@@ -76,7 +76,7 @@ class Settings:
 
 
 class _Values:
-    """The values by name, and where each is set; the environment wins over .env, also where it sets an empty value."""
+    """The values by name, and where each is set; the environment wins over .env, also with an empty value."""
 
     def __init__(self, env_file: Path, environ: Mapping[str, str]) -> None:
         self.lines, self.in_file = _read_env_file(env_file)
@@ -192,7 +192,7 @@ def load_settings(root: Path = ROOT, environ: Mapping[str, str] = os.environ) ->
 
 
 def on_end_command(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
-    """Return METRICS_ON_END also where another setting is wrong; a .env that cannot be parsed has none."""
+    """Return METRICS_ON_END even if another setting is wrong; if .env cannot be parsed, only the environment counts."""
     try:
         return _Values(root / ".env", environ).get("METRICS_ON_END")
     except SettingsError:
@@ -200,7 +200,7 @@ def on_end_command(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -
 
 
 def _read_env_file(path: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the line number and the value of each name; nothing where there is no file."""
+    """Return the line number and the value of each name; nothing if there is no file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -211,7 +211,7 @@ def _read_env_file(path: Path) -> tuple[dict[str, int], dict[str, str]]:
 
     lines: dict[str, int] = {}
     values: dict[str, str] = {}
-    # Each line by itself: for dotenv, a quote that is not closed goes on to the next one, lines later.
+    # Parse line by line: dotenv lets a quote that is not closed run on to the next quote, lines later.
     for number, line in enumerate(text.split("\n"), start=1):
         for found in parse_stream(io.StringIO(line)):
             if found.error or (found.key is not None and found.value is None):

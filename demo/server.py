@@ -54,7 +54,7 @@ class Install:
 
 
 def system_mariadb() -> Install:
-    """Return the installed mariadb-server-core; ServerError names the apt command where there is none."""
+    """Return the installed mariadb-server-core; ServerError names the apt command if there is none."""
     program = shutil.which("mariadbd", path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin")
     if program is None:
         raise ServerError(f"mariadbd is not installed; as root: {APT_COMMAND}")
@@ -123,7 +123,7 @@ class Server:
 
     @property
     def scratch(self) -> Path:
-        """The folder for temporary tables, an own one: a server that starts deletes all that it finds in it."""
+        """The folder for temporary tables and nothing else: a server deletes all that it finds there when it starts."""
         return self.folder / "tmp"
 
     @property
@@ -133,7 +133,7 @@ class Server:
 
     @property
     def socket(self) -> str:
-        """Path of the unix socket; below /tmp where the folder's own path is too long for one."""
+        """Path of the unix socket; below /tmp if the folder's own path is too long for one."""
         path = str(self.folder / "server.sock")
         if len(os.fsencode(path)) <= LONGEST_SOCKET:
             return path
@@ -142,7 +142,7 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """The running server's process id; None also when the pid in the file has become a stranger's."""
+        """The running server's process id; None also if the number in the file now belongs to another process."""
         try:
             pid = int((self.folder / "pid").read_text())
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -204,7 +204,7 @@ class Server:
         return [*self.install.command, *root, f"--datadir={data}", f"--tmpdir={self.scratch}"]
 
     def _make_data(self) -> None:
-        """Build the data directory beside its place, so that one that is there is whole."""
+        """Build the data directory under another name, and rename it: under its own name it is always complete."""
         if self.data.exists():
             return
         unfinished = self.folder / "data.unfinished"
@@ -260,7 +260,7 @@ class Server:
         return port
 
     def _launch(self, options: Sequence[str]) -> bool:
-        """Start the process and wait until it accepts connections; where it does not, end it and return False."""
+        """Start the process and wait until it accepts connections; if it does not, end it and return False."""
         init = self.folder / "init.sql"
         init.write_text("".join(f"{statement};\n" for statement in self._init_sql))
         self._hand_over(init)
@@ -310,7 +310,7 @@ class Server:
 
 
 def end_process(pid: int, how: signal.Signals) -> bool:
-    """Send the signal and wait; whether the process ended in time."""
+    """Send the signal and wait; return whether the process ended in time."""
     # A killed server's /proc/PID/cmdline is empty a while before its last thread has closed files and sockets; a
     # pidfd tells the real end, and cannot hit another process that got the same number.
     try:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEADER = struct.Struct(">4s16x6L")  # of a TZif file, see RFC 8536: "TZif" and six counts
-LATEST = 2**31  # where the TIMESTAMP of many servers ends, and Gaza's changes are still fewer than a server reads, 370
-COVERED = 2_114_000_000  # a moment in 2036: a rule for later years is all that a file may leave out
+LATEST = 2**31  # the end of TIMESTAMP on many servers; up to it no zone has more changes than a server reads, 370
+COVERED = 2_114_000_000  # a moment in 2036: only what comes after it may be left to the rule at the end of a file
 TABLES = ("time_zone", "time_zone_name", "time_zone_transition", "time_zone_transition_type")
 
 
@@ -41,7 +41,7 @@ def statements() -> Iterator[str]:
     yield _insert(
         "time_zone_transition", ((number, at, kind) for number, zone in numbered for at, kind in zone.changes)
     )
-    # The names last: who finds one there finds its zone.
+    # The names last: a name that is there always has its zone.
     yield _insert("time_zone_name", ((f"'{name}'", number) for number, zone in numbered for name in names[zone]))
 
 
@@ -62,7 +62,7 @@ def _names_by_zone() -> dict[Zone, list[str]]:
 
 
 def read(data: bytes) -> Zone | None:
-    """Read a TZif file; None if it does not list the changes of the coming years, which a server would get wrong."""
+    """Read a TZif file; None if it leaves out the changes of the coming years: a server would get these wrong."""
     # The file holds everything twice: with moments of 32 bits, and then of 64.
     _, utc, standard, leaps, changes, kinds, letters = HEADER.unpack_from(data)
     begin = HEADER.size + 5 * changes + 6 * kinds + letters + 8 * leaps + standard + utc

@@ -14,7 +14,7 @@ ONE_DAY = timedelta(days=1)
 
 
 def business_zone(name: str) -> tzinfo | None:
-    """Return the time zone of an IANA name; None, the machine's own, where the name is empty."""
+    """Return the time zone of an IANA name; None, the machine's own, if the name is empty."""
     if not name:
         return None
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError

@@ -118,7 +118,7 @@ class DatabaseManager:
 
     @contextmanager
     def _cursor(self, kind: type[Cursor]) -> Iterator[Any]:
-        """Turn what the driver raises into StatementError, or Interrupted where a signal was the reason."""
+        """Turn what the driver raises into StatementError, or Interrupted if a signal was the reason."""
         self.interruption.check()
         clock, cursor = time.monotonic(), None
         try:
@@ -188,7 +188,7 @@ class DatabaseManager:
         except (DatabaseError, Interrupted) as error:
             if statement == "COMMIT" and (isinstance(error, Interrupted) or error.code in LOST or self.is_lost()):
                 self.may_be_stored = "the reply to COMMIT did not come, so the date may be stored"
-            if isinstance(error, DatabaseError) and self.is_lost():  # also where METRIC_TIMEOUT_SECONDS has ended it
+            if isinstance(error, DatabaseError) and self.is_lost():  # also if METRIC_TIMEOUT_SECONDS has ended it
                 raise StatementError(2013, f"the reply to {statement} was lost: {error}") from error
             raise
 

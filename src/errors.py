@@ -26,7 +26,7 @@ class MetricFileError(MetricsError):
 
 
 class DatabaseError(MetricsError):
-    """What the server or the connection said. `code` is MySQL's error number, 0 where the driver gave none."""
+    """What the server or the connection said. `code` is MySQL's error number, 0 if the driver gave none."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)

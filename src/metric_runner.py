@@ -50,7 +50,7 @@ class MetricRunner:
         self._wait = wait
 
     def open(self, catalog: Catalog, parameters: Parameters, today: date, readers: Readers) -> None:
-        """Let the batches be of `catalog`, and `today` decide what is due."""
+        """Use `catalog` for the batches, and `today` to decide what is due."""
         self._catalog = catalog
         readers.open(catalog)
         self._computation = Computation(self._db, self._store, catalog, parameters, today, self.run_id, readers)
@@ -85,14 +85,14 @@ class MetricRunner:
             batch = rest
 
     def reconcile(self) -> None:
-        """Let the states say what is true of the rows, if no batch of this run has done it."""
+        """Bring the states in line with the rows, unless a batch of this run has done so."""
         if not self._is_reconciled:
             with self._db.transaction(may_end=False):
                 self._computation.reconcile()
             self._is_reconciled = True
 
     def note_gaps(self) -> None:
-        """Let the dates between a new first row and those after it be missing."""
+        """Mark the dates between a new first row and the rows after it as missing."""
         with self._db.transaction(may_end=False):
             self._computation.note_gaps()
 
@@ -120,9 +120,10 @@ class MetricRunner:
     def verify(self, at_once: Batch, by_date: Sequence[MetricFile]) -> Verdict:
         """Compute all dates of `at_once`, then each date from the one before it by the files `by_date`, and compare.
 
-        Each way starts from what is stored, runs its own helpers, and is rolled back. The first date is computed by
-        initial files both times: what came late before it is no fault of a file. Of the values that differ, those count
-        that the first way gives twice: of the others the source has changed, or they are never the same.
+        Each way starts from what is stored, runs its own helpers, and is rolled back. Initial files compute the first
+        date both times, because data that came late before it are no fault of a file. If values differ, the first way
+        runs again: a value that it does not give twice cannot be compared, since its source has changed or it is never
+        the same.
         """
         days = [Batch(Mode.INCREMENTAL, (day,), tuple(by_date)) for day in at_once.dates]
 
@@ -142,7 +143,7 @@ class MetricRunner:
         return self.with_retries(both_ways, "the comparison")
 
     def _rows_of(self, batches: Sequence[Batch], of: Batch) -> Mapping[Cell, StoredRow]:
-        """Return the rows of a batch as some batches compute them; nothing stays."""
+        """Run `batches`, return the rows that they give the cells of `of`, and roll back."""
 
         def work() -> dict[Cell, StoredRow]:
             for batch in batches:
@@ -156,7 +157,7 @@ class MetricRunner:
     # --- again after a passing error ----------------------------------------------------------------------------------
 
     def with_retries(self, action: Callable[[], T], what: str) -> T:
-        """Do all of `action` again after a passing error, each time on a new connection."""
+        """Run `action`; after a passing error, run all of it again on a new connection."""
         first: DateError | DatabaseError | None = None
         for pause in [*_pauses(self._retries), None]:
             try:
@@ -178,7 +179,7 @@ class MetricRunner:
             self._db.limit_statements()
 
     def _transaction(self, batch: Batch) -> BatchResult:
-        """Run a batch; the first that commits also lets the states say what is true of the rows."""
+        """Run a batch; the first that commits also brings the states in line with the rows."""
 
         def work() -> BatchResult:
             if not self._is_reconciled:
@@ -195,7 +196,7 @@ class MetricRunner:
         return all(statement.is_query for file in files for statement in file.statements)
 
     def _in_transaction(self, work: Callable[[], T], label: str, keep: bool, may_end: bool = True) -> T:
-        """Do some work in a transaction; what the server refuses is a DateError, which tells what may be stored."""
+        """Run `work` in a transaction; an error becomes a DateError that says what may have been stored."""
         try:
             with self._db.transaction(keep, may_end):
                 return work()
@@ -206,7 +207,7 @@ class MetricRunner:
             raise DateError(message, failed.code, failed.name, failed.dates, bool(left)) from error
 
     def _keep_reason(self, batch: Batch, error: DateError) -> None:
-        """Store why cells failed, apart from what was rolled back, and never in the way of the failure.
+        """Store why cells failed, in a transaction of its own; if that fails too, warn: the first failure matters more.
 
         If a statement ended the transaction, rows of the batch may be stored in part: none of them stays current.
         """

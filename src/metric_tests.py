@@ -49,7 +49,7 @@ def select_tests(tests: Sequence[Given], patterns: Sequence[str]) -> list[Given]
 class Tester:
     """Runs tests one by one, each in a database of its own. `real` is connected to DB_NAME, which is only read.
 
-    `catalog` holds the files alone: what is stored in DB_NAME, and its views, are no matter.
+    `catalog` holds the files alone, and knows neither the rows nor the views of DB_NAME.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Tester:
         self._interruption = interruption
 
     def failures(self, test: Given) -> list[str]:
-        """Run a test; return a line for each thing that is wrong. Raises MetricsError if no test can run."""
+        """Run a test; return a line for each fault. Raises MetricsError if no test can run."""
         catalog = self._catalog
         if test.problems:
             return list(test.problems)
@@ -165,7 +165,7 @@ def _ways(catalog: Catalog, test: Given, names: Collection[str]) -> dict[str, li
 
 
 def _tables(test: Given, files: Iterable[MetricFile]) -> set[str]:
-    """Return the tables that a test and the files it runs name, in lower case; more than there are."""
+    """Return the tables that a test and the files it runs name, in lower case; some of the names may be no tables."""
     statements = [*test.statements, *(statement for file in files for statement in _statements(file))]
     named = [*reads_of(statements).tables, *(each.target for each in statements if each.target)]
     return {table.name.lower() for table in named} - METRICS_VIEWS

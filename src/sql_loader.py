@@ -67,7 +67,7 @@ class Catalog:
         return [file for file in self.by_name.get(name, ()) if not file.disabled]
 
     def same_name(self, file: MetricFile) -> list[MetricFile]:
-        """Return the others of an enabled file's name, upper and lower case being the same."""
+        """Return the other enabled files whose name differs in upper and lower case alone, or not at all."""
         files = () if file.disabled else self._by_folded_name[file.name.casefold()]
         return [other for other in files if other.path != file.path]
 
@@ -310,7 +310,7 @@ def load_catalog(folder: Path, parameters: Mapping[str, str] | None = None) -> C
             # A FIFO, a dangling link or an editor's lock file must not stop a night.
             if path.name != "schema.sql" and path.is_file():
                 files.append(_read(path, f"{folder.name}/{path.relative_to(folder)}", mode))
-    # Prefixed files first, by number; then the others; by name within.
+    # Prefixed files first, by number; then the others; among equals by name.
     files.sort(key=lambda file: (file.prefix is None, file.prefix or 0, file.name, file.path))
     return Catalog(tuple(files), parameters or {})
 

@@ -11,7 +11,7 @@ def count(number: int, what: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return names joined by commas, the first ones and a count where there are many."""
+    """Return names joined by commas, the first ones and a count if there are many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

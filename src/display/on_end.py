@@ -24,7 +24,7 @@ _file_log = logging.getLogger("bi_metrics.sql")
 
 
 def run_on_end(command: str, outcome: Mapping[str, object], seconds: float = LIMIT_SECONDS) -> None:
-    """Run the shell command with the outcome as one line of JSON on its stdin; nothing where `command` is empty.
+    """Run the shell command with the outcome as one line of JSON on its stdin; nothing if `command` is empty.
 
     Whatever the command does, nothing is raised: its output goes to the log, its failure is a warning. After `seconds`
     it is killed with all that it started. The text of the command appears in no message: it may hold a secret.
@@ -42,7 +42,7 @@ def run_on_end(command: str, outcome: Mapping[str, object], seconds: float = LIM
 
 
 def _run(command: str, outcome: Mapping[str, object], seconds: float) -> tuple[str, str]:
-    """Return what went wrong, empty where nothing did, and the first of what the command printed."""
+    """Return what went wrong, "" if nothing did, and the beginning of what the command printed."""
     import subprocess
 
     env: dict[str, str | bytes] = {name: value for name, value in os.environ.items() if name != "DB_PASSWORD"}
@@ -70,8 +70,8 @@ def _run(command: str, outcome: Mapping[str, object], seconds: float) -> tuple[s
 def _talk(process: subprocess.Popen[bytes], line: bytes, deadline: float) -> tuple[str, bool]:
     """Give the command its line, and read what it prints until all that it started have closed the output.
 
-    Returns the first of the output, and whether that was the end of it: else the time is up. What is longer than the
-    log takes is read and dropped, for a closed pipe would end the command.
+    Returns the beginning of the output, and whether the output ended before the time was up. What is longer than the
+    log takes is read and dropped, because a closed pipe would end the command.
     """
     assert process.stdin
     assert process.stdout

@@ -16,7 +16,7 @@ SHOWN_REPAIRS = 3
 
 
 def command_line(dates: Sequence[date], *options: str) -> str:
-    """Return the command that runs the dates; where they are not one range, one command per range."""
+    """Return the command that runs the dates; if they are not one range, one command per range."""
     commands = []
     for run in ranges(dates):
         # With --initial, one date alone would mean the history up to it.

@@ -56,7 +56,7 @@ class Reporter:
                 self._bar = None
 
     def tick(self, done: object = None) -> None:
-        """Move the progress bar on, by as many as `done` where it is a number, if there is a bar."""
+        """Move the progress bar on, if there is one: by `done` if that is a number, else by one."""
         if self._bar is not None:
             self._bar.update(done if isinstance(done, int) else 1)
 
@@ -149,7 +149,7 @@ class RunSummary:
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
 
     def fail(self, error: Exception) -> None:
-        """Note an error; the first is the one that is told."""
+        """Note an error; the first one is reported."""
         self.first_error = self.first_error or str(error)
         self.partly_stored |= isinstance(error, DateError) and error.partly_stored
 
@@ -175,7 +175,7 @@ class RunSummary:
         left -= set(self.committed) - {day for _, day, _ in self.failed_cells}
         if not left:
             return ""
-        # What is due, the next night finds by itself.
+        # The next night finds by itself what is due.
         return command_line([] if self._arguments.is_night else sorted(left), *options_of(self._arguments))
 
     def stopped(self) -> str:

@@ -334,7 +334,7 @@ class _Rules:
                 more = f" (and {len(later) - 1} more)" if later[1:] else ""
                 path = files[own].path
                 when = "" if path == file.path else f" at night, when this runs in place of {path}"
-                cure = "give that file a smaller number, or allow this rule where earlier dates are meant"
+                cure = "give that file a smaller number, or allow this rule if earlier dates are meant"
                 yield read[name], f"reads {_cut(name)}{more}, which {files[at].path} computes later{when}; {cure}"
                 return
 
@@ -410,10 +410,10 @@ class _Rules:
                     yield statement.code[i], message
 
     def unread_rows(self) -> _Found:
-        """The rows of a SELECT are stored only where the file itself writes no table."""
+        """The rows of a SELECT are stored only if the file itself writes no table."""
         written, last = next(self.file.lasting_writes(), None), self.file.statements[-1:]
         if written and written.target and last[0].is_query and ":=" not in last[0].words:
-            why = f"nobody reads these rows, because the file writes {_cut(written.target.name)}"
+            why = f"these rows are dropped, because the file writes {_cut(written.target.name)}"
             yield last[0].code[0], f"{why}; remove the SELECT, or make it a metric file of its own"
         queries = [s for s in self.file.statements if s.is_query]
         if queries and not written and not last[0].is_query:
@@ -471,7 +471,7 @@ class _Rules:
         first = next((statement.tokens[0].offset for statement in self.script.statements), len(self.script.text))
         for token in self.script.tokens:
             if token.offset > first and _DECIDING_LINE.match(token.text):
-                yield token, "a header line below the first statement, where nobody reads it; move it to the top"
+                yield token, "a header line below the first statement has no effect; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
             if near := nearest_key(key):
@@ -512,7 +512,7 @@ class _Rules:
 
 
 def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
-    """Yield index in the code and message for what the list of allowed statements does not hold."""
+    """Yield a message, and its index in the code, for each thing that is not on the list of allowed statements."""
     words, verb = statement.words, statement.verb
     if statement.tokens[0].text.startswith(("/*!", "/*M!")):
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
@@ -564,7 +564,7 @@ def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
         return words[at] in ("SET", "UPDATE", ",") and words[end] in ("", ",", "WHERE")
     end += words[end] == "AS"
     end += words[end] not in _ITEM_ENDS  # an alias
-    # A clock that is all that is selected goes on elsewhere, as in SET @d = (SELECT CURDATE()).
+    # If the clock is all that is selected, its value is used elsewhere, as in SET @d = (SELECT CURDATE()).
     several = before in (",", "(") or (before in ("SELECT", "DISTINCT") and words[end] == ",")
     return in_list and several and words[end] in _ITEM_ENDS
 
@@ -615,7 +615,7 @@ def _has_a_name(item: list[Token]) -> bool:
 
 @lru_cache(maxsize=1000)
 def _nearest(name: str, known: frozenset[str]) -> str:
-    """Return the known name that is meant by this one, itself where it is known; empty where none is near."""
+    """Return the known name that this one means: itself if it is known, "" if none is near."""
     return name if name in known else (get_close_matches(name.lower(), sorted(known), 1, 0.65) or [""])[0]
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Script:
-    """The text of one file, read."""
+    """The text of one file, taken apart."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -29,7 +29,7 @@ class Script:
     header: tuple[HeaderLine, ...]
 
     def header_value(self, key: str) -> str:
-        """Return the value of the first header line with this key (lower case); empty where there is none."""
+        """Return the value of the first header line with this key (lower case); "" if there is none."""
         return next((line.value for line in self.header if line.key == key), "")
 
     def header_list(self, key: str) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class MetricFile:
 
     @property
     def empty_value(self) -> str | None:
-        """The JSON text that a date without a row gets, from `-- Empty:`; None where there is no such line."""
+        """The JSON text that a date without a row gets, from `-- Empty:`; None if there is no such line."""
         value = self.script.header_value("empty")
         return "null" if value.lower() == "ok" else value or None
 

@@ -117,7 +117,7 @@ def names_a_schema(statements: Iterable[Statement], schemas: Collection[str]) ->
 def _header_line(token: Token) -> tuple[str, str, str]:
     """Return key, argument and value of a comment such as `-- Expect 2025-01-15: none`; key "" for any other comment.
 
-    Raises ValueError for a slip of the pen, which would leave an expectation out without a word.
+    Raises ValueError for a misspelled line, which would silently leave an expectation out.
     """
     match = _LINE.match(token.text)
     if not match:

@@ -30,7 +30,7 @@ class Parameters:
         return _literals(tuple(self.own.items()), self.zone, self.today, tuple(dates), period)
 
     def fingerprinted(self) -> dict[str, str]:
-        """Return the values whose change makes a file compute something else."""
+        """Return the values that a definition covers: if one changes, a file that uses it computes something else."""
         in_zone = ("day_start_utc", "day_end_utc", "period_start_utc", "periods")
         return {**self.own, **dict.fromkeys(in_zone, str(self.zone))}
 

@@ -88,7 +88,7 @@ def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
     """Return the tables and the functions, in lower case, that the definition of a view or stored function names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
-    schema = name.rpartition(".")[0]  # where what is named without one lies
+    schema = name.rpartition(".")[0]  # of names that have none
 
     def found(places: Iterable[int]) -> set[Table]:
         names = (table_at(code, i).lower() for i in places)

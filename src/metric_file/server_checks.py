@@ -32,7 +32,7 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
     """EXPLAIN the statements that read or write rows, and the checks, of steps in run order.
 
     Returns the problems, sorted, and how many statements could not be explained for no fault of theirs: they need
-    another account, or a temporary table. Raises DatabaseError where the connection or the server fails.
+    another account, or a temporary table. Raises DatabaseError if the connection or the server fails.
     """
     problems: list[Problem] = []
     left_out = 0
@@ -81,7 +81,7 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
     """Return the definition of each view and stored function that a file, or one of them, names.
 
-    Keys are names in lower case, with a schema where one is named; "" is a definition that this account may not read.
+    Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
     """
     schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
     schemas[""] = database.server_name

@@ -37,7 +37,7 @@ class Step:
 
     @property
     def cleanup(self) -> list[str]:
-        """What is sent first, so that nothing is left of an earlier execution on this connection."""
+        """The statements to send first, so that nothing is left of an earlier execution on this connection."""
         sent = []
         made = {each.temporary_table for each in self.file.statements if each.temporary_table}
         if tables := sorted(made):  # as they are written: most servers tell `Day` from `day`

@@ -58,7 +58,7 @@ class Token(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table as a statement names it, unquoted; `schema` is empty where none is named."""
+    """A table as a statement names it, unquoted; `schema` is empty if none is named."""
 
     schema: str
     name: str
@@ -111,7 +111,7 @@ class Statement:
 
     @property
     def verb(self) -> str:
-        """The main verb in upper case, such as INSERT; another token where the statement starts with no word."""
+        """The main verb in upper case, such as INSERT; another token if the statement starts with no word."""
         return self.words[self.verb_at]
 
     @property
@@ -244,7 +244,7 @@ def literal(value: str | date) -> str:
 def bind(statement: Statement, values: Mapping[str, str]) -> str:
     """Return the SQL with each %(name)s replaced by its literal from `values` and %% by %; comments stay.
 
-    Raises MetricsError where a name has no value.
+    Raises MetricsError if a name has no value.
     """
     try:
         return statement.template % values

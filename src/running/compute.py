@@ -128,12 +128,12 @@ class Computation:
         self._places = {batch.dates: place for place, batch in enumerate(batches)}
 
     def reconcile(self) -> None:
-        """Let the states say what is true of the rows, whatever was done by hand since the last run."""
+        """Bring the states in line with the rows, whatever was done by hand since the last run."""
         self._store.reconcile(self._catalog.nightly, self._today)
         self._settle()
 
     def note_gaps(self) -> None:
-        """Let the dates between a new first row and those after it be missing, and what may have read them wait."""
+        """Mark the dates between a new first row and the rows after it as missing; what may have read them waits."""
         self._store.add_missing(self._catalog.nightly, self._today)
         self._settle()
 
@@ -222,7 +222,7 @@ class Computation:
     # --- one file -----------------------------------------------------------------------------------------------------
 
     def _blank(self, batch: Batch, before: Before) -> None:
-        """Overwrite the rows of INSERT metrics, so that one which its file does not compute shows.
+        """Overwrite the rows of INSERT metrics: one that is still blank when its file has run was not computed.
 
         If their SQL has changed, f_list must be renewed as well. Else an upsert of value_list alone is enough.
         """
@@ -279,7 +279,7 @@ class Computation:
         return StepResult(step, milliseconds, rows_of_metrics, rows_of_others > 0)
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
-        """Let the rows of a SELECT be sent with those of others; compare each that the server stores as it is."""
+        """Queue the rows of a SELECT, to be sent with others; compare those that the server stores unchanged."""
         name, data_type = step.file.name, step.file.data_type
         for day, value in selected.values.items():
             row = NewRow(name, day, data_type, selected.f_list, value.expression, value.args)
@@ -300,7 +300,7 @@ class Computation:
     def _send_rows(self) -> None:
         """Write the rows that have not been sent yet; if the server refuses them together, each by itself.
 
-        Then the error is that of a file, and a statement that was too large is not.
+        One by one, an error belongs to one file, and a statement that was too large succeeds in parts.
         """
         unsent, self._unsent, self._unsent_names, self._unsent_size = self._unsent, [], set(), 0
         try:

@@ -120,7 +120,7 @@ def batch_of(
     catalog: Catalog, mode: Mode, dates: Sequence[date], names: Collection[str], goes_on: bool = False,
     with_running: bool = False,
 ) -> Batch:  # fmt: skip
-    """Return the batch of those names of which a period ends within the dates, and of what they need.
+    """Return the batch of the names that have the end of a period within the dates, and of what they need.
 
     They need the work tables and, on dates on which their cells are not current, the helpers that they read.
     """

@@ -154,7 +154,7 @@ def _date_of(step: Step, value: Any, days: Container[date]) -> date:
     if day not in days:
         end = step.file.period.end_of(day)
         if end != day:
-            raise QueryError(f"a row is of {day}, where no {step.file.period} ends; its period ends on {end}")
+            raise QueryError(f"a row is of {day}, not the last day of a {step.file.period}; its period ends on {end}")
         raise QueryError(f"a row is of {day}, which is not among the dates asked for ({step.label}); look at the WHERE")
     return day
 

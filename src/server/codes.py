@@ -25,5 +25,5 @@ NO_DEFAULT = 1364  # a warning: a column without a default was left out
 
 
 def meaning(code: int, text: str) -> int:
-    """Return the code that callers decide by: the server's own, or ours where its text alone tells what it means."""
+    """Return the code that callers decide by: the server's own, or ours if only its text says what it means."""
     return TOO_MANY_OF_ACCOUNT if code == 1226 and "max_user_connections" in text else code

@@ -48,7 +48,7 @@ class Interruption:
             before.close()
 
     def check(self) -> None:
-        """Raise Interrupted where a signal has arrived."""
+        """Raise Interrupted if a signal has arrived."""
         if self.number:
             raise Interrupted(self.number)
 

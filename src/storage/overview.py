@@ -22,7 +22,7 @@ class Sum(NamedTuple):
     first: date
     newest: date
     number: int
-    definitions: frozenset[str]  # the first and the last in the order of text: more than one shows
+    definitions: frozenset[str]  # the first and the last by text: two if there are several
     has_failed: bool  # the last try of some cell
 
 

@@ -285,7 +285,7 @@ class MetricStore:
         return number
 
     def settle(self, inputs: Mapping[str, frozenset[str]], nightly: Mapping[str, Nightly], today: date) -> None:
-        """Let current cells be waiting if something that they may have read is due, else final; computes nothing.
+        """Make current cells waiting if something that they may have read is due, else final; computes nothing.
 
         `inputs` names what each metric or helper reads, directly or through others.
         """
@@ -336,7 +336,7 @@ class MetricStore:
         )  # fmt: skip
 
     def reconcile(self, nightly: Mapping[str, Nightly], today: date) -> None:
-        """Let the states of the dates that nights mend say what is true of the rows, whatever was done by hand.
+        """Bring the states of the dates that nights mend in line with the rows, whatever was done by hand.
 
         `nightly` is what nights compute, by name. A row without a state becomes reopened. A state whose row is gone
         becomes missing, and so does each end of a period without either after a first row. What lies before the first
@@ -370,7 +370,7 @@ class MetricStore:
         self.add_missing(nightly, today)
 
     def add_missing(self, nightly: Mapping[str, Nightly], today: date) -> None:
-        """Let each end of a period after a first row that has no state be missing."""
+        """Mark each end of a period that lies after a first row and has no state as missing."""
         for part in _parts(self.gaps(nightly, today, self.mended_since(today))):
             values = [(name, day, nightly[name].is_helper, "missing") for name, day in part]
             self._db.execute(
