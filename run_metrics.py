@@ -58,7 +58,7 @@ from src.running.readers import Readers
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog, select
 from src.storage.store import DueCell, MetricStore
-from src.wording import count
+from src.wording import count, listed
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
 STATUSES = {OK: "ok", A_DATE_FAILED: "failed", NOTHING_TRIED: "not-started", LOCKED: "locked"}
@@ -216,6 +216,8 @@ class Run:
     def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
         """Run the dates; the first that fails ends the run, unless --keep-going is given."""
         batches = [self._batch(days) for days in chunks(self.arguments, dates)]
+        if not any(batch.files for batch in batches):
+            self.reporter.say(f"{span(dates)}  nothing to compute: no period of {listed(self.names)} ends there")
         self.runner.expect(batches)
         for batch in batches:
             result = run(batch)

@@ -211,6 +211,15 @@ def test_a_range_runs_the_periods_that_end_in_it_and_an_initial_load_to_today_th
     assert "0 new, 0 changed" in clock.said
 
 
+def test_dates_on_which_no_period_ends_are_no_lines_of_a_range(clock: Clock) -> None:
+    write(clock.project, "w", "week", EVENTS)
+    clock.today = date(2026, 3, 3)
+    assert clock.run("2026-02-10", "2026-02-23") == 0
+    assert re.findall(r"^(\S+)  ", clock.said, re.MULTILINE) == ["2026-02-15", "2026-02-22"]
+    assert clock.run("2026-02-24") == 0
+    assert "2026-02-24  nothing to compute: no period of w ends there" in clock.said
+
+
 def test_a_missing_week_is_due_and_its_command_names_its_end(clock: Clock) -> None:
     write(clock.project, "week", "week", EVENTS)
     assert clock.run("2026-02-02", "2026-03-03") == 0

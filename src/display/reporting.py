@@ -64,6 +64,8 @@ class Reporter:
         """Print the line of a batch, and the final rows that it changed; also if quiet with `even_if_quiet`."""
         if result.error is not None:
             return self.say(f"{result.batch.label}  failed")
+        if not result.batch.files:  # no period ends there
+            return None
         if self._verbose:
             for done in result.steps:
                 self.say(f"  {done.step.label}  {done.step.file.path}  {done.milliseconds} ms")
