@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -177,7 +177,11 @@ class Run:
             _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
-            _refuse(ask_server(self.database, steps)[0])
+            # To plan a query, the server may call its functions.
+            runs_code = any(self.catalog.runs_code(file) or self.catalog.checks_run_code(file) for file in files)
+            with self.database.keeping_settings() if runs_code else nullcontext():
+                found, _ = ask_server(self.database, steps)
+            _refuse(found)
 
     # --- the dates ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
 -- Tags: money
 -- Description: Revenue of the last 30 days per user after the cutoff, rounded to the cent; null without users
 -- Data Type: card
--- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'arpu_last_30d' AND metric_date = %(metric_date)s AND CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.arpu')) AS DECIMAL(20,2)) < 0
+-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'arpu_last_30d' AND metric_date = %(metric_date)s AND CAST(NULLIF(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.arpu')), 'null') AS DECIMAL(20,2)) < 0
 
 SELECT
     revenue.metric_date,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -66,6 +67,10 @@ _CURES = {
     3750: _PRIMARY_KEY,
 }
 
+# What SHOW VARIABLES has of the last statement and the time.
+_MOVE_BY_THEMSELVES = {"timestamp", "identity", "last_insert_id", "insert_id", "rand_seed1", "rand_seed2",
+                       "warning_count", "error_count", "statement_id", "in_transaction", "last_gtid"}  # fmt: skip
+
 Row = tuple[Any, ...]
 
 
@@ -80,7 +85,7 @@ class DatabaseManager:
         self.server_name = ""  # the database's name as the server compares it
         self.run_lock = RunLock(self, lock_name)
         self.may_be_stored = ""
-        self.warnings = 0  # of the last execute() or select()
+        self.warnings = 0  # of the last statement
         self._largest = 1_000_000  # bytes of a statement
         self._limit = 0.0  # seconds a statement may take; 0: no limit
         self.connection_id = 0
@@ -92,6 +97,7 @@ class DatabaseManager:
         """Return the rows of one statement. With `args` the driver binds each %s; a % of the SQL is then written %%."""
         with self._cursor(Cursor) as cursor:
             cursor.execute(sql, args)
+            self.warnings = cursor.warning_count
             return tuple(cursor.fetchall())
 
     def execute(self, sql: str, args: Any = None) -> int:
@@ -145,6 +151,35 @@ class DatabaseManager:
             text += "; the limit is the server's own (max_statement_time or max_execution_time)"
         cure = f"; {_CURES[code]}" if code in _CURES else ""
         return StatementError(meaning(code, text), f"({code}) {' '.join(text.split())}{cure}")
+
+    @contextmanager
+    def keeping_settings(self) -> Iterator[None]:
+        """Let every setting of the session be after the block what it was before, also if the block fails.
+
+        A stored function or a trigger may SET them. A session whose settings cannot be restored is closed.
+        """
+        before = self._settings_of_session()
+        try:
+            yield
+        finally:
+            if not self.is_lost():
+                self._restore(before)
+
+    def _settings_of_session(self) -> dict[str, str]:
+        return {name: value for name, value in self.query("SHOW SESSION VARIABLES") if name not in _MOVE_BY_THEMSELVES}
+
+    def _restore(self, before: Mapping[str, str]) -> None:
+        try:
+            now = self._settings_of_session()
+            for name, value in before.items() - now.items():
+                log.info("a stored function or a trigger has set %s = %s; it is %s again", name, now.get(name), value)
+                is_number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value)
+                self.execute(f"SET SESSION {name} = %s", [float(value) if "." in value else int(value)]
+                             if is_number else [value])  # fmt: skip
+            self.execute("SET timestamp = DEFAULT")  # else NOW() would stand still
+        except StatementError as error:
+            log.warning("the settings of the session could not be restored, so it is closed: %s", error)
+            self.close()
 
     # --- a transaction ------------------------------------------------------------------------------------------------
 

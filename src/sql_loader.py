@@ -15,7 +15,7 @@ from unicodedata import normalize
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, Unclear, closure, reads_behind
+from src.metric_file.reads import Behind, Unclear, closure, reads_behind, trigger_of
 from src.metric_file.text import SPACE, Table, Token
 
 EVERY_METRIC = "*"  # in `-- Reads:`
@@ -180,9 +180,12 @@ class Catalog:
     def helpers_read(self, file: MetricFile) -> dict[str, Token]:
         """Return the names whose files write a table that a file reads, and where it first names such a table."""
         found: dict[str, Token] = {}
+        # A function that writes a table and reads it makes its file no reader of itself.
+        kept_inside = {(table, token) for name, token in self._views_of(file) for table in self._behind[name].written}
         for table, token in self.tables_read(file):
             for name in self.writers_of(table):
-                found.setdefault(name, token)
+                if name != file.name or (table, token) not in kept_inside:
+                    found.setdefault(name, token)
         for table, token in file.reads.updated.items():
             for name in self.writers_of(table):
                 if name != file.name:
@@ -199,9 +202,33 @@ class Catalog:
         return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
 
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+        if not self._behind:
+            return []
+        written = ((s.target, s.code[0]) for s in file.lasting_writes() if s.target and not s.writes_metrics)
+        triggers = [(trigger_of(table.lower()), token) for table, token in written]
         named = [*file.reads.tables.items(), *file.reads.functions.items()]
         known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
-        return [(name, token) for name, token in known if name in self._behind]
+        return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
+
+    def behind(self, file: MetricFile) -> list[Behind]:
+        """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
+        return [self._behind[name] for name, _ in self._views_of(file)]
+
+    def runs_code(self, file: MetricFile) -> bool:
+        """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""
+        return any(each.is_code for each in self.behind(file))
+
+    def functions_write(self, file: MetricFile) -> bool:
+        """Tell whether stored functions that a file calls may write a table."""
+        if not self._behind:
+            return False
+        named = {str(name) for name in (*file.reads.tables, *file.reads.functions)}
+        return any(self._behind[name].written for name in named & self._behind.keys())
+
+    def checks_run_code(self, file: MetricFile) -> bool:
+        """The same, of the checks of a file."""
+        named = {str(name) for name in (*file.reads_of_checks.tables, *file.reads_of_checks.functions)}
+        return any(self._behind[name].is_code for name in named & self._behind.keys())
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
@@ -213,6 +240,7 @@ class Catalog:
         found: dict[str, list[tuple[str, Table]]] = {}
         for name, files in self.by_name.items():
             written = {s.target for file in files for s in file.lasting_writes() if s.target and not s.writes_metrics}
+            written |= {table for file in files for behind in self.behind(file) for table in behind.written}
             for table in written:
                 found.setdefault(table.name.lower(), []).append((name, table))
         return found

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Project, metric_sql
-from tests.test_run_metrics import server_default
+from tests.test_run_metrics import connected, server_default
 
 DAY, DAYS = "2025-01-15", ("2025-01-14", "2025-01-16")
 ORDERS = """
@@ -79,12 +79,135 @@ def test_a_temporary_table_with_the_name_of_a_real_one_is_refused(project: Proje
         assert result.returncode in (1, 2)
 
 
+FAILS = {
+    "an error of the server": "SELECT nope FROM day_orders",
+    "a warning": "SELECT CAST('12abc' AS SIGNED) AS n FROM day_orders",
+    "two rows of a card": "SELECT 1 AS n UNION SELECT 2 FROM day_orders",
+    "a row of another metric": "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) SELECT "
+    "'other', 'card', '[\"n\"]', '{}', '2025-01-15' FROM day_orders -- '1_makes' \n"
+    "ON DUPLICATE KEY UPDATE value_list = VALUES(value_list)",
+}
+
+
+@pytest.mark.parametrize("fails", FAILS)
+@pytest.mark.parametrize("words", [[DAY], ["--initial", *DAYS], [*DAYS, "--keep-going"]])
+def test_a_temporary_table_ends_with_a_file_that_fails(project: Project, fails: str, words: list[str]) -> None:
+    made = "CREATE TEMPORARY TABLE day_orders SELECT DATE(%(metric_date)s) AS day;\nDO 'makes';\n"
+    project.write("1_makes.sql", select(made + FAILS[fails], "-- Data Type: card"))
+    project.write("2_reads.sql", select("SELECT COUNT(*) AS n, %(metric_date)s AS day FROM day_orders"))
+    project.write("3_good.sql", select("SELECT 1 AS n, %(metric_date)s AS day"))
+    result = project.run(*words, env={"METRICS_ON_FAILURE": "metric"})
+    assert result.returncode == 1
+    assert "sql/2_reads.sql:3: statement 1 of 1" in result.stderr
+    assert {name for name, _, _ in project.database.metrics()} == {"good"}
+
+
 def test_a_check_sees_no_temporary_table(project: Project) -> None:
     project.write("m.sql", select("CREATE TEMPORARY TABLE found SELECT DATE(%(metric_date)s) AS day;\n"
                   "SELECT COUNT(*) AS n FROM found", "-- Check: SELECT 1 FROM found"))  # fmt: skip
     result = project.run(DAY)
     assert result.returncode == 1
     assert "found' doesn't exist" in result.stderr
+
+
+# --- stored functions and triggers ------------------------------------------------------------------------------------
+
+SETS = """
+CREATE FUNCTION odd(n INT) RETURNS INT DETERMINISTIC BEGIN
+    SET SESSION div_precision_increment = 0, default_week_format = 3; SET time_zone = '-11:00', @seen = 5;
+    SET timestamp = 1000000000;
+    CREATE TEMPORARY TABLE IF NOT EXISTS `Seen` (n INT); INSERT INTO `Seen` VALUES (1);
+    RETURN n;
+END;
+CREATE FUNCTION through(n INT) RETURNS INT DETERMINISTIC RETURN odd(n);
+CREATE FUNCTION seen() RETURNS INT DETERMINISTIC RETURN @seen;
+CREATE VIEW odd_view AS SELECT through(7) AS n;
+CREATE TABLE kept (day DATE PRIMARY KEY, n INT);
+CREATE TRIGGER odd_kept BEFORE INSERT ON kept FOR EACH ROW SET NEW.n = odd(NEW.n);
+"""
+CALLS = {
+    "a function": "SELECT odd(7) AS n, %(metric_date)s AS day",
+    "a function of a function": "SELECT through(7) AS n, %(metric_date)s AS day",
+    "a function in SET": "SET @a = odd(7);\nSELECT @a AS n, %(metric_date)s AS day",
+    "a view": "SELECT n, %(metric_date)s AS day FROM odd_view",
+    "a trigger": "REPLACE INTO kept (day, n) VALUES (%(metric_date)s, 7)",
+    "a function that fails": "SELECT odd(7) AS n, %(metric_date)s AS day UNION SELECT odd(8), 1",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("words", [[DAY], DAYS, ["--initial", *DAYS]])
+def test_what_a_stored_function_or_a_trigger_sets_ends_with_the_file(
+    project: Project, engine: str, call: str, words: list[str]
+) -> None:
+    project.database.execute(SETS)
+    project.write("1_calls.sql", select(CALLS[call]))
+    project.write("2_after.sql", select("SELECT 1 / 3 AS third, WEEK('2025-01-05') AS week, @@time_zone AS zone, "
+                  "seen() AS seen, YEAR(NOW()) > 2001 AS now, %(metric_date)s AS day"))  # fmt: skip
+    result = project.run(*words, env={"METRICS_ON_FAILURE": "metric", "DB_TIME_ZONE": "+00:00"})
+    assert result.returncode == ("fails" in call), result.stderr
+    right = {"third": 0.3333, "week": 1, "zone": "+00:00", "seen": None, "now": 1}
+    rows = [json.loads(text) for name, _, text in project.database.metrics() if name == "after"]
+    assert len(rows) == (1 if words == [DAY] else 3)
+    assert [{key: row[key] for key in right} for row in rows] == [right] * len(rows)
+
+
+@pytest.mark.parametrize("words", [DAYS, [*DAYS, "--keep-going"]])
+@pytest.mark.parametrize("check", ["SELECT 1 FROM kept WHERE odd(n) > 5", "SELECT 1 FROM odd_view WHERE n < 5"])
+def test_what_a_function_of_a_check_sets_ends_with_the_checks(
+    project: Project, check: str, words: list[str]
+) -> None:
+    project.database.execute(SETS.partition("CREATE TRIGGER")[0] + "INSERT INTO kept VALUES ('2025-01-15', 6)")
+    project.write("1_m.sql", select("SELECT 1 / 3 AS third, %(metric_date)s AS day", f"-- Check: {check}"))
+    result = project.run(*words, env={"DB_TIME_ZONE": "+00:00"})
+    assert result.returncode == (1 if "kept" in check else 0)
+    assert ("check failed" in result.stderr) == ("kept" in check)
+    assert all(json.loads(text)["third"] == 0.3333 for _, _, text in project.database.metrics())
+    if "kept" in check:
+        return
+    assert len(project.database.metrics()) == 3
+
+
+def test_a_temporary_table_of_a_stored_function_ends_with_the_file(project: Project) -> None:
+    project.database.execute(SETS)
+    project.write("1_calls.sql", select(CALLS["a function"]))
+    project.write("2_reads.sql", select("SELECT COUNT(*) AS n, %(metric_date)s AS day FROM Seen"))
+    result = project.run(DAY)
+    assert result.returncode == 1
+    assert "Seen' doesn't exist" in result.stderr
+
+
+WRITES = """
+CREATE TABLE kept (day DATE PRIMARY KEY, n INT); CREATE TABLE noted (day DATE PRIMARY KEY, n INT);
+CREATE TRIGGER note_kept AFTER INSERT ON kept FOR EACH ROW
+    INSERT INTO noted VALUES (NEW.day, NEW.n) ON DUPLICATE KEY UPDATE n = VALUES(n);
+CREATE FUNCTION note(noted_day DATE, k INT) RETURNS INT MODIFIES SQL DATA BEGIN
+    REPLACE INTO noted SELECT noted_day, k; UPDATE noted SET n = n + 0; RETURN k;
+END;
+CREATE TABLE source (n INT); INSERT INTO source VALUES (7);
+"""
+WRITERS = {
+    "a trigger": "REPLACE INTO kept SELECT %(metric_date)s, n FROM source",
+    "a function": "SELECT note(%(metric_date)s, n) AS n FROM source",
+    "a function in a helper": "REPLACE INTO kept SELECT %(metric_date)s, note(%(metric_date)s, n) FROM source",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_a_function_or_a_trigger_writes_is_written_by_its_file(project: Project, writer: str) -> None:
+    project.database.execute(WRITES)
+    project.write("5_writes.sql", select(WRITERS[writer]))
+    early = project.write("2_reads.sql", select("SELECT n FROM noted WHERE day = %(metric_date)s", "-- Empty: ok"))
+    refused = project.run(DAY)
+    assert refused.returncode == 2
+    assert "error: reads-later-metric: reads writes, which sql/5_writes.sql computes later" in refused.stderr
+    early.rename(early.with_name("7_reads.sql"))
+    assert project.run(DAY, env={"METRICS_READERS": "2"}).returncode == 0
+    assert values(project, "reads") == [7]
+    project.database.execute("UPDATE source SET n = 8")
+    assert project.run(DAY, "--metric", "writes").returncode == 0
+    states = dict(project.database.rows("SELECT metric, state FROM bi_metric_state WHERE metric_date = '2025-01-15'"))
+    assert states["reads"] == "reopened"
 
 
 # --- work tables ------------------------------------------------------------------------------------------------------
@@ -141,6 +264,15 @@ WARNED = {
     "a division by zero": ("SELECT 7 / (LENGTH(%(metric_date)s) - 10) AS n", None),
     "a logarithm of a negative number": ("SELECT LN(-LENGTH(%(metric_date)s)) AS n", None),
     "characters that are lost": ("SELECT CONVERT(CONVERT(x'F09F8E89' USING utf8mb4) USING latin1) AS n", "mariadb"),
+    "JSON that is broken": ("SELECT JSON_EXTRACT('{\"a\":1', '$.a') AS n", "mariadb"),
+    "JSON with a wrong character": ("SELECT JSON_VALUE('{\"a\" 1}', '$.a') AS n", "mysql"),
+    "a JSON value that is no number": ("SELECT CAST(JSON_EXTRACT('{\"a\":\"x\"}', '$.a') AS SIGNED) AS n", None),
+    "an address that is none": ("SELECT INET_ATON('12.abc') AS n", "mysql"),
+    "a number that a DECIMAL cannot hold": ("SELECT CAST(1e100 AS DECIMAL(20,2)) AS n", None),
+    "a text as a smaller DECIMAL": ("SELECT CAST('12345.6' AS DECIMAL(4,1)) AS n", None),
+    "a time that is none": ("SELECT CAST('25:99:99' AS TIME) AS n", None),
+    "a cut CHAR": ("SELECT CAST('abcdef' AS CHAR(3)) AS n", None),
+    "a text compared with a number": ("SELECT '7x' = LENGTH(%(metric_date)s) AS n", None),
     "a cut GROUP_CONCAT": ("SELECT LENGTH(GROUP_CONCAT(REPEAT('x', 40000000))) AS n FROM (SELECT 1 UNION SELECT 2) t",
                            None),
 }  # fmt: skip
@@ -168,6 +300,93 @@ def test_what_the_server_warns_of_is_not_stored(project: Project, engine: str, w
     assert "correct" in result.stderr
     project.write("m.sql", select(date + text, "-- Allow: warnings"))
     assert project.run(DAY).returncode == 0
+
+
+WAYS = [[DAY], list(DAYS), ["--initial", *DAYS], ["--initial", *DAYS, "--chunk", "month"], [DAY, "--dry-run"],
+        ["--verify", *DAYS]]  # fmt: skip
+IN_FILES = {
+    "SELECT": "SELECT {} AS n, %(metric_date)s AS day FROM texts",
+    "set-based": "SELECT day AS metric_date, {} AS n FROM texts, JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH "
+    "'$')) AS asked",
+    "INSERT": "INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) SELECT 'm', 'card', "
+    "'[\"n\"]', JSON_OBJECT('n', {}), %(metric_date)s FROM texts ON DUPLICATE KEY UPDATE value_list = "
+    "VALUES(value_list), f_list = VALUES(f_list)",
+    "helper": "REPLACE INTO kept SELECT %(metric_date)s, {} FROM texts",
+    "temporary table": "CREATE TEMPORARY TABLE t SELECT {} AS n FROM texts;\n"
+    "SELECT COUNT(*) AS n, %(metric_date)s AS day FROM t",
+    "WHERE": "SELECT COUNT(*) AS n, %(metric_date)s AS day FROM texts WHERE {} > 5",
+}
+VALUES = ["CAST(t AS SIGNED)", "STR_TO_DATE(t, '%%Y-%%m-%%d')", "7 / LENGTH(nothing)", "t + 0",
+          "CAST(t AS DECIMAL(20,2))", "CAST(t AS DOUBLE)", "CAST(t AS DATE)", "LN(LENGTH(nothing))"]  # fmt: skip
+
+NO_WARNING = ["t + 0", "CAST(t AS DECIMAL(20,2))", "CAST(t AS DOUBLE)"]  # of MariaDB, as the next test shows
+
+
+def test_where_a_server_does_not_warn_is_in_the_docs(project: Project, engine: str) -> None:
+    """If one of these warns one day, or fails, the sentence in docs/metrics.md can go."""
+    project.database.execute("CREATE TABLE texts (t VARCHAR(9)); INSERT INTO texts VALUES ('12abc'); "
+                             "CREATE TABLE kept (v LONGTEXT)")  # fmt: skip
+    silent = {
+        "mariadb": ["JSON_VALUE('no json', '$.a')"],
+        "mysql": ["CAST(SUBSTR(t, 1, 4) AS DECIMAL(20,2))",
+                  "(SELECT n FROM JSON_TABLE('[{\"n\":\"x\"}]', '$[*]' COLUMNS (n INT PATH '$.n')) AS j)"],
+    }  # fmt: skip
+    statements = [f"SELECT {value} FROM texts" for value in silent[engine.partition("-")[0]]]
+    if engine != "mysql":
+        statements += [f"INSERT INTO kept (v) SELECT {value} FROM texts" for value in NO_WARNING]
+    with connected(project) as database:
+        for statement in statements:
+            database.execute(statement)
+            assert database.warnings == 0, statement
+
+
+@pytest.mark.parametrize("words", WAYS)
+@pytest.mark.parametrize("form", IN_FILES)
+def test_whatever_the_form_and_the_way_nothing_is_stored_of_what_the_server_warns_of(
+    project: Project, engine: str, form: str, words: list[str]
+) -> None:
+    project.database.execute("CREATE TABLE texts (t VARCHAR(9), nothing VARCHAR(9)); INSERT INTO texts VALUES "
+                             "('12abc', ''); CREATE TABLE kept (day DATE PRIMARY KEY, n VARCHAR(50))")  # fmt: skip
+    silent = NO_WARNING if form == "INSERT" and engine != "mysql" else ()
+    for value in [each for each in VALUES if each not in silent] if words == [DAY] else VALUES[:2]:
+        project.write("1_m.sql", select(IN_FILES[form].format(value), "-- Data Type: card"))
+        project.write("2_sums.sql", select("SELECT COUNT(*) AS n FROM kept WHERE day = %(metric_date)s"))
+        result = project.run(*words)
+        assert result.returncode == 1, f"{value}: {result.stdout}{result.stderr}"
+        assert "sql/1_m.sql" in result.stderr
+    assert project.database.metrics() == []
+
+
+CHECKS = {
+    "text as a number": "SELECT 1 FROM t WHERE CAST(name AS SIGNED) > 50",
+    "a JSON null": "SELECT 1 FROM t WHERE CAST(JSON_UNQUOTE(JSON_EXTRACT(value, '$.n')) AS SIGNED) > 50",
+    "a division by zero": "SELECT 1 FROM t WHERE 100 / n > 50 AND day <= %(metric_date)s",
+    "a date that is none": "SELECT 1 FROM t WHERE STR_TO_DATE(name, '%%Y-%%m-%%d') > day",
+    "a logarithm of zero": "SELECT 1 FROM t WHERE LN(n) > 50",
+    "behind a check that is fine": "SELECT 1 FROM t WHERE n > 50\n-- Check: SELECT 1 FROM t WHERE LN(n) > 50",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("words", [[DAY], ["--initial", *DAYS], [DAY, "--dry-run"]])
+def test_a_check_that_the_server_warns_of_has_not_looked(project: Project, check: str, words: list[str]) -> None:
+    project.database.execute("CREATE TABLE t (day DATE, n INT, name VARCHAR(9), value JSON); "
+                             "INSERT INTO t VALUES ('2025-01-14', 0, '12abc', '{\"n\": null}')")  # fmt: skip
+    header = f"-- Check: {CHECKS[check]}"
+    project.write("m.sql", select("SELECT 1 AS n, %(metric_date)s AS day", header))
+    failed = project.run(*words)
+    assert (failed.returncode, project.database.metrics()) == (1, []), failed.stdout + failed.stderr
+    line = 3 if "behind" in check else 2
+    assert f"sql/m.sql:{line}: check: (" in failed.stderr
+    assert "correct the value, or add the header line `-- Allow: warnings`" in failed.stderr
+    project.write("m.sql", select("SELECT 1 AS n, %(metric_date)s AS day", f"{header}\n-- Allow: warnings"))
+    assert project.run(*words).returncode == 0
+
+
+def test_a_check_with_rows_and_a_warning_tells_its_rows(project: Project) -> None:
+    header = "-- Check: SELECT 'fell', CAST('12abc' AS SIGNED)"
+    project.write("m.sql", select("SELECT 1 AS n, %(metric_date)s AS day", header))
+    assert "returned 1 row: fell, 12" in project.run(DAY).stderr
 
 
 def test_notes_and_deprecations_fail_nothing(project: Project) -> None:

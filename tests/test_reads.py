@@ -123,8 +123,11 @@ ASSIGNED = "a := behind FROM"
 NOT_FROM = "it is not named in the FROM of a SELECT"
 NO_TERM = "metrics = 'name' in its WHERE or ON"
 MAYBE_CODE = "some servers run the /*! */ comment"
+OF_THE_RUN = "the run writes it for every metric"
 UNCLEAR = [
     # SQL, why
+    ("SELECT COUNT(*) FROM bi_metric_state WHERE metric = 'a'", OF_THE_RUN),
+    ("SELECT 1 FROM users JOIN game.`BI_Metric_Changes` c ON c.metric = 'a'", OF_THE_RUN),
     (M, NO_TERM),
     (f"{M} WHERE metric_date = %(metric_date)s", NO_TERM),
     (f"{M} WHERE metrics = 'a' OR data_type = 'card'", OR),

@@ -142,8 +142,20 @@ REFUSED = [
     ("SELECT a FROM t for update", 17, "FOR UPDATE is refused: the application would wait"),
     ("SELECT SUBSTR(a FROM 1 FOR 2) FROM t FOR SHARE", 38, "a plain SELECT is enough"),
     ("SELECT a FROM t LOCK IN SHARE MODE", 17, "a plain SELECT is enough"),
-    ("SET @n = ROW_COUNT()", 10, "ROW_COUNT: the run asks for warnings in between"),
-    ("SELECT found_rows ( )", 8, "FOUND_ROWS: the run asks for warnings in between"),
+    ("SET @n = ROW_COUNT()", 10, "ROW_COUNT: it may tell of another file's statement, or of one of the run; count"),
+    ("SELECT found_rows ( )", 8, "FOUND_ROWS: it may tell of another file's statement"),
+    ("SET @n = LAST_INSERT_ID()", 10, "LAST_INSERT_ID: it may tell of another file's statement, or of one of the run"),
+    ("SELECT 1 FROM t WHERE id = `Last_Insert_ID`(5)", 28, "read the id by a query"),
+    ("SET @n = @@identity", 10, "IDENTITY: it may tell of another file's statement"),
+    ("SET @n = 1 + @@session.last_insert_id", 14, "LAST_INSERT_ID: it may tell of another file's statement"),
+    ("SET @n = @@Local.`insert_id`", 10, "INSERT_ID: it may tell of another file's statement"),
+    ("SELECT @@warning_count INTO @n", 8, "WARNING_COUNT: it may tell of another file's statement"),
+    ("SELECT @@error_count INTO @n", 8, "ERROR_COUNT: it may tell of another file's statement"),
+    ("SET @n = NEXTVAL(s)", 10, "a sequence cannot be rolled back, and a second run of a date would get other"),
+    ("SET @n = (SELECT NEXT VALUE FOR s)", 18, "NEXT: a sequence cannot be rolled back"),
+    ("SET @n = PREVIOUS VALUE FOR game.s", 10, "PREVIOUS: a sequence cannot be rolled back"),
+    ("SET @n = lastval(s)", 10, "a sequence cannot be rolled back"),
+    ("DO SETVAL(s, 5)", 4, "SETVAL: a sequence cannot be rolled back"),
     ("INSERT INTO t VALUES (1) RETURNING a", 26, "RETURNING hides from the run how many rows were written"),
     ("DO GET_LOCK('a', 1)", 4, "the run relies on a lock of its own"),
     ("SELECT 1, `release_lock`('a')", 11, "the run relies on a lock of its own"),
@@ -151,6 +163,14 @@ REFUSED = [
     ("DELETE FROM bi_metrics WHERE metrics = 'x'", 13, "write its row by INSERT ... ON DUPLICATE KEY UPDATE"),
     ("UPDATE t JOIN game.`BI_Metrics` b SET t.a = 1", 20, "into a temporary table"),
     ("REPLACE INTO bi_metrics (metrics) VALUES ('x')", 14, "write its row by INSERT"),
+    ("REPLACE INTO bi_metric_state VALUES (1)", 14, "bi_metric_state: the run alone writes this table"),
+    ("DELETE FROM game.`BI_Metric_Changes` WHERE id = 1", 18, "the run alone writes this table"),
+    ("UPDATE t JOIN bi_metric_state s SET t.a = 1", 15, "the run alone writes this table"),
+    ("DELETE h, g FROM h JOIN g USING (d)", 11, "writes another table than the first that it names; write one DELETE"),
+    ("DELETE g.* FROM game.h AS a JOIN g USING (d)", 8, "write one DELETE for each table, that one first behind FROM"),
+    ("DELETE FROM h, g USING h JOIN g ON h.d = g.d", 16, "writes another table than the first that it names"),
+    ("UPDATE h JOIN g USING (d) SET h.n = 1, g.n = 2", 40, "writes another table than the first that it names"),
+    ("UPDATE game.h AS a, g SET g.n = a.n", 27, "write one UPDATE for each table, that one first"),
     ("CREATE TEMPORARY TABLE game.`bi_metrics` (a INT)", 1, "would hide the real one"),
     ("CREATE TEMPORARY TABLE IF NOT EXISTS bi_metric_state (a INT)", 1, "would hide the real one"),
 ]
@@ -171,6 +191,10 @@ def test_what_a_file_must_not_do_is_refused_with_what_to_do_instead(
 
 
 FINE = [
+    "REPLACE INTO h SELECT 1; DELETE h FROM game.h JOIN g USING (d); DELETE a.* FROM h AS a, g WHERE a.d = g.d",
+    "REPLACE INTO h SELECT 1; DELETE FROM h USING h JOIN g ON h.d = g.d; DELETE QUICK FROM h ORDER BY a, b LIMIT 1",
+    "REPLACE INTO h SELECT 1; UPDATE h a JOIN g USING (d) SET a.n = g.n, k = IF(g.n = 1, 2, 3) WHERE g.n IN (1, 2)",
+    "REPLACE INTO h SELECT 1; UPDATE game.h, g SET game.h.n = g.n, h.k = (SELECT MAX(x) FROM t), `h`.`z` = 1",
     "SELECT 'it''s; -- no', \"a\\\"b;\", `a``;b`, 1 */*all*/ 2, 1--1 INTO @a, @b, @c, @d, @e",
     "DO 1 /*!80000 + 1 */ # don't\n",
     "DO (SELECT 1 FROM t WHERE a LIKE '5%' OR a LIKE '%(draft)s' OR a LIKE '%%(dates)s') -- 100 % of %(unknown)s\n",
@@ -181,8 +205,9 @@ FINE = [
     "WITH a AS (SELECT 1) SELECT * FROM a INTO @x",
     "USE game; USE `game`",
     "SHOW TABLES; EXPLAIN SELECT 1; DESCRIBE t; DESC t",
-    "SET @autocommit := 1, @now = 2, @names = (SELECT a FROM b LIMIT 1), @x = IF(1, 2, 3), @y = @@warning_count",
+    "SET @autocommit := 1, @now = 2, @names = (SELECT a FROM b LIMIT 1), @x = IF(1, 2, 3), @y = @@time_zone",
     "SELECT @@autocommit, \\N INTO @a, @b",
+    "DO (SELECT t.last_insert_id + nextval + identity + `row_count` + t.value FROM t)",
     "SELECT @n := @n + 1 AS n FROM t",
     "DELETE FROM game.helper WHERE a = 1; INSERT INTO Helper TABLE t; INSERT IGNORE INTO helper VALUES (1)",
     "INSERT INTO helper SELECT 1, 'wait FOR UPDATE here' FROM t ON DUPLICATE KEY UPDATE a = 1",
@@ -604,6 +629,47 @@ def test_a_metric_that_is_added_to_itself_is_not_idempotent_either(tmp_path: Pat
     assert found(tmp_path, text) == [("not-idempotent", 5, 92)]
 
 
+RANKED = "-- Description: d\n{} FROM t WHERE d = %(metric_date)s {}"
+TIED = [
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY n DESC LIMIT 10", "n"),
+    ("SELECT g, COUNT(*) AS `n`", "GROUP BY g ORDER BY N LIMIT 10", "N"),
+    ("SELECT SQL_NO_CACHE g, COALESCE(SUM(a), 0) n", "GROUP BY g HAVING n > 1 ORDER BY `n` DESC LIMIT 5, 10", "`n`"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY COUNT(*) DESC LIMIT 10", "COUNT ( * )"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY SUM(a) DESC LIMIT 10", "SUM ( a )"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY 2 DESC LIMIT 1", "2"),
+    ("SELECT g, ROUND(AVG(a), 2) AS n", "GROUP BY g ORDER BY n ASC LIMIT 10 OFFSET 5", "n"),
+    ("WITH q AS (SELECT 1) SELECT g, MAX(a) AS n", "GROUP BY g ORDER BY n DESC LIMIT 3", "n"),
+    ("SELECT COUNT(*) AS c FROM (SELECT g, COUNT(*) AS n FROM u GROUP BY g ORDER BY n LIMIT 2) q JOIN r", "", "n"),
+]
+NOT_TIED = [
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY n DESC, g LIMIT 10"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY g LIMIT 10"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY 1 LIMIT 10"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY n DESC"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g LIMIT 10"),
+    ("SELECT COUNT(*) AS n", "GROUP BY g ORDER BY n DESC LIMIT 1"),  # whichever it is, the number is the same
+    ("SELECT %(metric_date)s AS d, 'x' AS k, COUNT(*) AS n", "GROUP BY g ORDER BY n DESC LIMIT 1"),
+    ("SELECT g, a", "ORDER BY a DESC LIMIT 1"),
+    ("SELECT COUNT(*) AS n", "ORDER BY n LIMIT 1"),
+    ("SELECT g, (SELECT COUNT(*) FROM u) AS n", "GROUP BY g ORDER BY n LIMIT 1"),
+    ("SELECT g, ROW_NUMBER() OVER (ORDER BY COUNT(*)) AS n", "GROUP BY g ORDER BY n LIMIT 1"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g UNION SELECT 1, 2 FROM u ORDER BY n LIMIT 1"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY LIMIT"),
+    ("SELECT g, COUNT(*) AS n", "GROUP BY g ORDER BY 9 LIMIT 1"),
+]
+
+
+@pytest.mark.parametrize(("columns", "behind", "by"), [*TIED, *((*each, "") for each in NOT_TIED)])
+def test_a_limit_that_cuts_through_equal_numbers_is_a_warning(
+    columns: str, behind: str, by: str, tmp_path: Path
+) -> None:
+    files = {"x.sql": RANKED.format(columns, behind)}
+    found = [each for each in problems(tmp_path, files) if each.rule == "limit-over-ties"]
+    assert [(each.severity, each.message.split(" stay ")[0]) for each in found] == [
+        ("warning", f"which of equal {by}")
+    ] * bool(by)
+
+
 NEARLY = ["Read", "read", "Raeds", "Chek", "Checks", "Data-Type", "data_type", "DataType", "Data  Type", "Alow",
           "Allows", "Tag", "Units", "Titel", "Dimension", "Owners",
           "Emtpy", "Discription", "Metrics", "Metirc"]  # fmt: skip
@@ -708,6 +774,7 @@ def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
         "period",
         "utc-window",
         "unnamed-column",
+        "limit-over-ties",
     }  # their files are in tests of their own
     of_the_server = {"explain", "full-scan", "cannot-roll-back", "no-primary-key", "unknown-time-zone", "hides-a-table"}
     assert set(RULES) - broken - elsewhere == of_the_server

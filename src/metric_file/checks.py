@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -17,8 +17,10 @@ from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
 from src.metric_file.parameters import DATE_PARAMETERS
 from src.metric_file.period import parse_final_after, parse_period, parse_running
 from src.metric_file.text import (
+    BEFORE_TABLE,
     METRICS_TABLE,
     OUR_TABLES,
+    TABLES_OF_THE_RUN,
     WRITERS,
     Statement,
     Table,
@@ -52,6 +54,16 @@ _INSTEAD = {
     "DELIMITER SOURCE TEE PAGER PROMPT EXIT QUIT": "it is a command of the mysql client; remove it",
 }
 _PHRASES = ("INTO OUTFILE", "INTO DUMPFILE", "FOR UPDATE", "FOR SHARE", "LOCK IN SHARE MODE")
+# Functions and settings that tell of the statement before, which may be another file's, or of the run.
+_OF_LAST = {
+    "row_count": "count the rows by a query", "found_rows": "count the rows by a query",
+    "last_insert_id": "read the id by a query", "identity": "read the id by a query",
+    "insert_id": "read the id by a query", "warning_count": "remove it", "error_count": "remove it",
+}  # fmt: skip
+_SEQUENCES = ("nextval", "lastval", "setval")
+_RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
+_CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
+_AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
 _CLOCKS = _CALLED_CLOCKS | {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP",
                             "UTC_DATE", "UTC_TIME", "UTC_TIMESTAMP"}  # fmt: skip
@@ -441,6 +453,13 @@ class _Rules:
                     cure = "write at >= ... AND at < ... for a time; for a DATE, allow this rule"
                     yield statement.code[i], f"BETWEEN takes midnight of the next day along; {cure}"
 
+    def limit_over_ties(self) -> _Found:
+        """Where equal numbers meet a LIMIT, another run of the same date may take other rows."""
+        for statement in self.script.statements:
+            for i, by in _limits_over_ties(statement):
+                cure = "add a column that tells them apart, such as that of GROUP BY, to ORDER BY"
+                yield statement.code[i], f"which of equal {_cut(by)} stay within this LIMIT is left to chance; {cure}"
+
     def changes_source(self) -> _Found:
         """Rows that the file has not written belong to somebody else, who would miss them."""
         filled = {s.target[1].lower() for s in self.file.statements if s.target and s.verb in ("INSERT", "REPLACE")}
@@ -514,6 +533,7 @@ class _Rules:
 def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
     """Yield a message, and its index in the code, for each thing that is not on the list of allowed statements."""
     words, verb = statement.words, statement.verb
+    written_at = statement.target_at if verb in WRITERS else None
     if statement.tokens[0].text.startswith(("/*!", "/*M!")):
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
     for i, token in enumerate(statement.code):
@@ -522,11 +542,20 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
             yield i, f"{words[i]}: the run relies on a lock of its own; remove it"
-        elif name in ("row_count", "found_rows") and words[i + 1] == "(":
-            yield i, f"{words[i]}: the run asks for warnings in between, which changes it; count the rows by a query"
+        elif (words[i + 1] == "(" or token.kind == "setting") and (named := _setting(statement, i)) in _OF_LAST:
+            why = "it may tell of another file's statement, or of one of the run"
+            yield i, f"{named.upper()}: {why}; {_OF_LAST[named]}"
+        elif (name in _SEQUENCES and words[i + 1] == "(") or (words[i + 1] == "VALUE" and words[i + 2] == "FOR"):
+            yield i, f"{words[i]}: a sequence cannot be rolled back, and a second run of a date would get other numbers"
         elif name == METRICS_TABLE and verb in ("UPDATE", "DELETE", "REPLACE"):
             read = "copy what you read from it into a temporary table"
             yield i, f"{verb} with bi_metrics; write its row by INSERT ... ON DUPLICATE KEY UPDATE, and {read}"
+        elif name in TABLES_OF_THE_RUN and (verb in ("UPDATE", "DELETE") or i == written_at):
+            yield i, f"{name}: the run alone writes this table; remove the statement"
+    other = _other_table_written(statement)
+    if other is not None:
+        cure = f"write one {verb} for each table, that one first{' behind FROM' if verb == 'DELETE' else ''}"
+        yield other, f"this writes another table than the first that it names; {cure}"
     is_comment = words[:2] == ("-", "-")  # for the rule comment-needs-blank
     if verb not in _ALLOWED and not is_comment and not " ".join(words[:6]).startswith(_TEMPORARY):
         default = "write what it does as plain statements that read and write rows"
@@ -548,6 +577,38 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         if (at := _phrase(words, phrase)) is not None:
             why = "a file cannot be rolled back" if "INTO" in phrase else "the application would wait for the date"
             yield at, f"{phrase} is refused: {why}; a plain SELECT is enough"
+
+
+def _other_table_written(statement: Statement) -> int | None:
+    """Return where an UPDATE or DELETE says that it writes another table than its target; None if it does not."""
+    code, words, first = statement.code, statement.words, statement.target_at
+    if statement.verb not in ("UPDATE", "DELETE") or first is None:
+        return None
+    alias = first + 1 + (words[first + 1] == "AS")
+    own = {code[first].name, code[alias].name if alias < len(code) else ""}
+    places = [i for i in outermost(words) if i > statement.verb_at]
+    ends = [i for i in places if words[i] in ("WHERE", "ORDER", "LIMIT")] or [len(code)]
+    if statement.verb == "UPDATE":
+        start = next((i for i in places if words[i] == "SET"), len(code))
+        starts = [i + 1 for i in places if start <= i < ends[0] and (i == start or words[i] == ",")]
+        named = [(i + 2 * (words[i + 3 : i + 4] == (".",)), i) for i in starts if words[i + 1 : i + 2] == (".",)]
+        return next((i for table, i in named if code[table].name not in own), None)
+    start = next((i for i in places if words[i] == "FROM"), len(code))
+    for i in range(statement.verb_at + 1, start):  # DELETE a, b.* FROM
+        is_table = code[i].name and words[i] not in BEFORE_TABLE and words[i + 1] in (",", "FROM", ".")
+        if is_table and not (words[i + 1] == "." and words[i + 2] != "*") and code[i].name not in own:
+            return i
+    using = next((i for i in places if words[i] == "USING" and words[i + 1] != "("), 0)
+    return next((i + 1 for i in places if start < i < using and words[i] == ","), None)
+
+
+def _setting(statement: Statement, i: int) -> str:
+    """Return in lower case the name at an index: of a function, or of a @@setting without its scope."""
+    token = statement.code[i]
+    if token.kind != "setting":
+        return token.name
+    name = token.text[2:].rpartition(".")[2].lower()
+    return name or (statement.code[i + 1].name if i + 1 < len(statement.code) else "")  # @@session.`name`
 
 
 def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
@@ -595,6 +656,59 @@ def _select_list(query: Statement) -> list[list[Token]]:
         start += 1
     end = next((i for i in outermost(words[start:]) if words[start + i] in _AFTER_ITEMS), len(words))
     return [item for item in items(query.code[start : start + end]) if item]
+
+
+def _limits_over_ties(statement: Statement) -> Iterator[tuple[int, str]]:
+    """Yield each LIMIT behind GROUP BY and ORDER BY of one aggregate alone, as an index, and that aggregate's text.
+
+    It is harmless if no other column is selected: equal numbers are equal rows.
+    """
+    code = statement.code
+    for block in _blocks(statement.words):
+        words = [statement.words[i] for i in block]
+        places = [words.index(word) if words.count(word) == 1 else -1 for word in _RANKING]
+        if -1 in places or places != sorted(places) or words[places[3] + 1] != "BY":
+            continue
+        select, end, _, order, limit = places
+        while words[select + 1] in _BEFORE_ITEMS:
+            select += 1
+        columns = items(code[block[select] + 1 : block[end]])
+        by = [*code[block[order + 1] + 1 : block[limit]]]
+        by = by[:-1] if by[-1:] and by[-1].text.upper() in ("ASC", "DESC") else by
+        if len(items(by)) != 1 or not by:
+            continue
+        is_place = len(by) == 1 and by[0].text.isdecimal() and 0 < int(by[0].text) <= len(columns)
+        column = columns[int(by[0].text) - 1] if is_place else next(
+            (each for each in columns if [t.name for t in by] == [_alias(each)] or each[: len(by)] == by), by
+        )  # fmt: skip
+        others = [each for each in columns if each != column and each[:1] and each[0].kind not in _CONSTANTS]
+        if _is_aggregate(column) and others:
+            yield block[limit], " ".join(token.text for token in by)
+
+
+def _is_aggregate(item: list[Token]) -> bool:
+    names = [token.text.upper() for token in item]
+    return "OVER" not in names and "SELECT" not in names and any(
+        name in _AGGREGATES and names[i + 1 : i + 2] == ["("] for i, name in enumerate(names)
+    )  # fmt: skip
+
+
+def _alias(item: list[Token]) -> str:
+    return unquoted(item[-1]).lower() if item else ""
+
+
+def _blocks(words: Sequence[str]) -> list[list[int]]:
+    """Return the indexes of the words that stand directly in the statement, and in each pair of parentheses."""
+    around: list[list[int]] = [[]]
+    found = [around[0]]
+    for i, word in enumerate(words):
+        if word == ")" and len(around) > 1:
+            around.pop()
+        around[-1].append(i)
+        if word == "(":
+            around.append([])
+            found.append(around[-1])
+    return found
 
 
 def _has_a_name(item: list[Token]) -> bool:
@@ -686,6 +800,6 @@ _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-che
 _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", "unknown-time-zone", "full-scan",
               "misplaced")  # fmt: skip
 _WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
-             "between-midnight", "changes-source", "header",
+             "between-midnight", "limit-over-ties", "changes-source", "header",
              "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

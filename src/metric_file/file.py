@@ -194,6 +194,11 @@ class MetricFile:
         """What the text reads; own temporary tables and the header's `-- Reads:` are not looked at."""
         return reads_of(self.statements)
 
+    @cached_property
+    def reads_of_checks(self) -> Reads:
+        """What its checks read, which is no part of what the file reads."""
+        return reads_of(check.statement for check in self.script.checks)
+
     @property
     def declared_reads(self) -> frozenset[str]:
         """The names of `-- Reads:`, which take the place of those in the text; `*` is every metric."""

@@ -7,11 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
-from src.metric_file.text import BEFORE_TABLE, METRICS_TABLE, Statement, Table, Token, read, table_at, unquoted
+from src.metric_file.text import (
+    BEFORE_TABLE,
+    METRICS_TABLE,
+    SPACE,
+    TABLES_OF_THE_RUN,
+    WRITERS,
+    Statement,
+    Table,
+    Token,
+    read,
+    table_at,
+    unquoted,
+)
 
 METRICS_VIEWS = frozenset({METRICS_TABLE, "bi_metric_cards", "bi_metric_items", "bi_metric_catalog"})
+_OURS = METRICS_VIEWS | TABLES_OF_THE_RUN
 _REFUSED = ("UPDATE", "DELETE", "REPLACE")  # the rule forbidden-statement refuses them with bi_metrics
 
 _SET_OPERATORS = {"UNION", "EXCEPT", "INTERSECT"}
@@ -64,6 +78,8 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
                 table = table_at(code, i)
                 if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
                     found.tables.setdefault(table.lower(), token)
+                if token.name in TABLES_OF_THE_RUN:
+                    found.unclear.append(Unclear(token, "the run writes it for every metric"))
             if words[i + 1] == "(" and token.name:
                 found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
@@ -78,10 +94,14 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
 
 
 class Behind(NamedTuple):
-    """What a view or a stored function reads, itself or through others."""
+    """What a view, a stored function or a trigger reads and leaves behind, itself or through others."""
 
     hides: str  # why it hides which metrics are read, or ""
     tables: set[Table]  # names in lower case
+    is_code: bool  # more than views: it may change the session
+    variables: set[str]  # that it names
+    temporary_tables: set[Table]  # that it creates
+    written: set[Table]  # in lower case
 
 
 def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
@@ -106,14 +126,51 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
     for name in named:
         if not definitions[name].strip():
             reasons[name] = f"this account may not read the definition of {name}"
-        elif not METRICS_VIEWS.isdisjoint(unquoted(token).lower() for token in read(definitions[name])):
-            reasons[name] = f"{name} reads {METRICS_TABLE}"
+        elif found := _OURS.intersection(unquoted(token).lower() for token in read(definitions[name])):
+            reasons[name] = f"{name} reads {METRICS_TABLE if found & METRICS_VIEWS else min(found)}"
     behind = {}
     for name in named:
         reached = [name, *sorted(closure([name], inner))]
         hides = next((reasons[each] for each in reached if each in reasons), "")
-        behind[name] = Behind(hides, {table for each in reached for table in named[each][0]})
+        tokens = {each: read(definitions[each]) for each in reached}
+        behind[name] = Behind(
+            hides,
+            {table for each in reached for table in named[each][0]},
+            any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
+            {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
+            {table for each in reached for table in _temporary_tables(each, tokens[each])},
+            {table for each in reached for table in _written_tables(each, tokens[each])},
+        )
     return behind
+
+
+def trigger_of(table: Table) -> str:
+    """Return the name under which definitions have the triggers of a table."""
+    return str(Table(table.schema, f"trigger of {table.name}"))
+
+
+def _written_tables(name: str, tokens: Sequence[Token]) -> Iterator[Table]:
+    """Yield the tables that a definition writes, or more, in lower case."""
+    for i, token in enumerate(tokens):
+        if token.text.upper() in WRITERS:
+            target = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1).target
+            if target:
+                yield Table(target.schema or name.rpartition(".")[0], target.name).lower()
+
+
+def _temporary_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
+    """Yield the temporary tables that a definition creates, as it writes their names."""
+    code = [token for token in tokens if token.kind not in SPACE]
+    words = [token.text.upper() for token in code] + [""]
+    for i, word in enumerate(words):
+        at = i + 2
+        while words[i : i + 2] == ["TEMPORARY", "TABLE"] and words[at] in BEFORE_TABLE:
+            at += 1
+        if word == "TEMPORARY" and words[i + 1] == "TABLE" and at < len(code):
+            at += 2 * (words[at + 1] == ".")
+            if at < len(code) and code[at].name:
+                table = table_at(code, at)
+                yield Table(table.schema or name.rpartition(".")[0], table.name)
 
 
 def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[str]:

@@ -11,7 +11,7 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import named_in
+from src.metric_file.reads import named_in, trigger_of
 from src.metric_file.step import Step, line_of
 from src.metric_file.text import WRITERS, Statement, Table, items, place, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
@@ -25,6 +25,10 @@ _VIEWS = (
 _FUNCTIONS = (
     "SELECT routine_name, routine_definition FROM information_schema.routines "
     "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
+)
+_TRIGGERS = (  # those that this account may see
+    "SELECT LOWER(event_object_table), GROUP_CONCAT(action_statement SEPARATOR ';') FROM information_schema.triggers "
+    "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s GROUP BY 1"
 )
 
 
@@ -79,15 +83,24 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
-    """Return the definition of each view and stored function that a file, or one of them, names.
+    """Return the definition of each view and stored function that a file, or one of them, names, and of triggers.
 
     Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
+    The triggers are those of the tables that files write.
     """
     schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
     schemas[""] = database.server_name
     definitions: dict[str, str] = {}
+    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    for schema in {table.schema for table in written} & schemas.keys():
+        among = sorted(table.name for table in written if table.schema == schema)
+        for name, definition in database.query(_TRIGGERS, (schemas[schema], among)):
+            definitions[trigger_of(Table(schema, name))] = definition
     asked: set[Table] = set()
-    names = {name for file in catalog.files for name in (*file.reads.tables, *file.reads.functions)}
+    inside = [named_in(name, definition) for name, definition in definitions.items()]
+    names = set().union(*(tables | functions for tables, functions in inside))
+    for reads in (each for file in catalog.files for each in (file.reads, file.reads_of_checks)):
+        names |= {*reads.tables, *reads.functions}
     while names:
         for schema in {name.schema for name in names} & schemas.keys():
             among = sorted(name.name for name in names if name.schema == schema)

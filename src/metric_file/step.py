@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -11,7 +12,8 @@ from src.dates import span
 from src.metric_file.file import MetricFile
 from src.metric_file.header import HeaderLine
 from src.metric_file.parameters import Parameters
-from src.metric_file.text import Statement, bind
+from src.metric_file.reads import Behind
+from src.metric_file.text import Statement, Table, bind
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\*/|/\*")
 
@@ -35,15 +37,18 @@ class Step:
         values = self.parameters.literals(self.dates, self.file.period)
         return [tag + bind(statement, values) for statement in self.file.statements]
 
-    @property
-    def cleanup(self) -> list[str]:
-        """The statements to send first, so that nothing is left of an earlier execution on this connection."""
+    def cleanup(self, behind: Iterable[Behind] = ()) -> list[str]:
+        """Return the statements after which nothing stays of the file, and of what is behind the names that it uses.
+
+        It drops the temporary tables and resets the @variables.
+        """
         sent = []
-        made = {each.temporary_table for each in self.file.statements if each.temporary_table}
-        if tables := sorted(made):  # as they are written: most servers tell `Day` from `day`
-            names = ", ".join(f"`{name.replace('`', '``')}`" for name in tables)
-            sent.append(f"DROP TEMPORARY TABLE IF EXISTS {names}")
-        if variables := sorted(self.file.variables):
+        # The names are sent as they are written: most servers tell `Day` from `day`.
+        tables = {Table("", each.temporary_table) for each in self.file.statements if each.temporary_table}
+        tables = tables.union(*(each.temporary_tables for each in behind))
+        if tables:
+            sent.append(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(map(_quoted, sorted(tables)))}")
+        if variables := sorted(self.file.variables.union(*(each.variables for each in behind))):
             sent.append("SET " + ", ".join(f"{name} = NULL" for name in variables))
         return sent
 
@@ -55,6 +60,10 @@ class Step:
         """Return "file:line: statement 2 of 3" for a statement, by the server's message about it."""
         count = len(self.file.statements)
         return f"{self.file.path}:{line_of(statement, message)}: statement {statement.number} of {count}"
+
+
+def _quoted(table: Table) -> str:
+    return ".".join(f"`{name.replace('`', '``')}`" for name in table if name)
 
 
 def line_of(statement: Statement, message: str) -> int:

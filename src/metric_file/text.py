@@ -13,6 +13,7 @@ from src.errors import MetricsError
 
 METRICS_TABLE = "bi_metrics"
 OUR_TABLES = (METRICS_TABLE, "bi_metric_state", "bi_metric_changes", "bi_metric_headers")
+TABLES_OF_THE_RUN = frozenset(OUR_TABLES) - {METRICS_TABLE}
 WRITERS = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 
 _TOKEN = re.compile(

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import groupby
@@ -110,7 +111,9 @@ class Computation:
         results = [self._execute(step, before) for step in steps]
         self._send_rows()
         changes = self._read_back(batch, before, results)
-        self._ask_checks([result.step for result in results])
+        checks_run_code = any(self._catalog.checks_run_code(file) for file in batch.files)
+        with self._db.keeping_settings() if checks_run_code else nullcontext():
+            self._ask_checks([result.step for result in results])
         computed = self._computed(results)
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
@@ -247,9 +250,41 @@ class Computation:
         log.info("%s %s: start", step.label, step.file.path)
         if self._may_read_unsent(step.file):
             self._send_rows()
-        milliseconds = 0  # of a reader
-        for sql in step.cleanup:  # of a try that failed
-            self._db.execute(sql)
+        with self._leaving_nothing(step):
+            rows_of_metrics, rows_of_others, milliseconds = self._execute_statements(step, before)
+        by_whom = " by a reader" if milliseconds else ""
+        milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
+        log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
+        has_written = rows_of_others > 0 or self._catalog.functions_write(step.file)
+        return StepResult(step, milliseconds, rows_of_metrics, has_written)
+
+    @contextmanager
+    def _leaving_nothing(self, step: Step) -> Iterator[None]:
+        """Let a step leave nothing for the next one, also if it fails: tables, variables, settings of the session."""
+        cleanup = step.cleanup(self._catalog.behind(step.file))
+        with self._db.keeping_settings() if self._catalog.runs_code(step.file) else nullcontext():
+            for sql in cleanup:
+                self._db.execute(sql)
+            try:
+                yield
+            except DateError:
+                self._clean_up_after_failure(cleanup)
+                raise
+            for sql in cleanup:
+                self._db.execute(sql)
+
+    def _clean_up_after_failure(self, cleanup: Sequence[str]) -> None:
+        """Never raises: a connection that cannot be cleaned up is closed."""
+        try:
+            for sql in cleanup if not self._db.is_lost() else ():
+                self._db.execute(sql)
+        except StatementError as error:
+            log.debug("what a file left could not be removed: %s", error)
+            self._db.close()
+
+    def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, int]:
+        """Return the rows that were written, of bi_metrics and of other tables, and a reader's milliseconds, or 0."""
+        milliseconds = 0
         rows_of_metrics = rows_of_others = 0
         query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
         lasting = {statement.number for statement in step.file.lasting_writes()}
@@ -271,12 +306,7 @@ class Computation:
         if step.file.kind is Kind.INSERT and step.file.empty_value is not None:
             self._fill_empty(step, rows_of_metrics, before)
             rows_of_metrics = 0
-        for sql in step.cleanup:  # what a file leaves behind would be read by the next one
-            self._db.execute(sql)
-        by_whom = " by a reader" if milliseconds else ""
-        milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
-        log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
-        return StepResult(step, milliseconds, rows_of_metrics, rows_of_others > 0)
+        return rows_of_metrics, rows_of_others, milliseconds
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
         """Queue the rows of a SELECT, to be sent with others; compare those that the server stores unchanged."""
@@ -401,9 +431,10 @@ class Computation:
                     self._ask_check(*query)
 
     def _some_may_fail(self, queries: Sequence[str]) -> bool:
-        """Ask many checks in one query; true if one returns a row, or if they do not run like this."""
+        """Ask many checks in one query; true if one returns a row or a warning, or if they do not run like this."""
         try:
-            return any(self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0])
+            found = self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0]
+            return any(found) or self._db.warnings > 0
         except StatementError as error:
             if error.code in TRANSIENT:
                 raise
@@ -420,6 +451,10 @@ class Computation:
             shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
             message = f"{place}: check failed: {text} returned {count(len(rows), 'row')}: {shown}"
             raise DateError(f"{message}. {self._disable_hint(step.file)}", -1, step.file.name, step.dates)
+        try:  # a comparison with a value that was cut, or became NULL, finds nothing
+            refuse_warnings(self._db, step)
+        except QueryError as error:
+            raise DateError(f"{place}: check: {error}", -1, step.file.name, step.dates) from error
 
     # --- what follows for this cell and for others --------------------------------------------------------------------
 
