@@ -492,6 +492,25 @@ def test_verify_judges_value_by_value_and_says_what_cannot_be_compared(project: 
     assert "2025-01-16  m  at once -> date by date: a: 1 -> 2\n" in found.stdout
 
 
+@pytest.mark.parametrize("incremental", ["20", "60"])
+def test_a_right_pair_of_which_the_initial_file_stands_elsewhere_is_no_difference(
+    project: Project, incremental: str
+) -> None:
+    """On the first date the initial file runs in the place of the incremental one, as it does in a night."""
+    row = "FROM bi_metrics WHERE metrics = '{}' AND metric_date {} %(metric_date)s{}"
+    number = "CAST(JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.n')) AS SIGNED)"
+    so_far = row.format("total", "=", " - INTERVAL 1 DAY")
+    project.write("10_daily.sql", select("SELECT DAY(%(metric_date)s) AS n"))
+    project.write("initial/90_total.sql", select(f"SELECT SUM({number}) AS n {row.format('daily', '<=', '')}"))
+    project.write(f"incremental/{incremental}_total.sql", select(
+        f"SELECT (SELECT {number} {row.format('daily', '=', '')}) + (SELECT {number} {so_far}) AS n"
+    ))  # fmt: skip
+    assert project.run(*DAYS).returncode == 0
+    found = project.run("--verify", *DAYS)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "6 equal" in found.stdout
+
+
 @pytest.mark.parametrize("changes", [
     "UPDATE work_orders SET amount = amount * 100 WHERE day = %(metric_date)s",
     "REPLACE INTO work_orders SELECT id + 100, day, amount * 10 FROM orders WHERE day = %(metric_date)s",
