@@ -62,6 +62,7 @@ from src.wording import count, listed
 
 OK, A_DATE_FAILED, NOTHING_TRIED, LOCKED, DIFFERS = 0, 1, 2, 3, 4
 STATUSES = {OK: "ok", A_DATE_FAILED: "failed", NOTHING_TRIED: "not-started", LOCKED: "locked"}
+SHOWN_WARNINGS = 10  # of one transaction
 CLOCK_SECONDS = 300  # by which this machine's clock may differ from the server's without a warning
 
 EXAMPLES = """\
@@ -211,11 +212,19 @@ class Run:
         for error in (*result.left_out, *([result.error] if result.error else ())):
             # A broken file fails 33 dates with the same words: print them once.
             (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
+        self._tell_warnings(result)
         self.summary.add(result)
         self.reporter.tick(len(batch.dates))
         is_mended = self.arguments.is_night and batch.dates[-1] < self.today - ONE_DAY
         self.reporter.result(result, is_mended and any(change.kind != "unchanged" for change in result.changes))
         return result
+
+    def _tell_warnings(self, result: BatchResult) -> None:
+        for warning in result.warnings[:SHOWN_WARNINGS]:
+            log.warning("%s", warning)
+        if len(result.warnings) > SHOWN_WARNINGS:
+            more = len(result.warnings) - SHOWN_WARNINGS
+            log.warning("%s: %s more of these; list_metrics.py --status --json has all", result.batch.label, more)
 
     def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
         """Run the dates; the first that fails ends the run, unless --keep-going is given."""
@@ -301,6 +310,8 @@ class Run:
                 self._named_dates(dates, run)
 
         results = self.runner.dry_run(work)
+        for result in results:
+            self._tell_warnings(result)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
             write_text(as_json([asdict(change) for change in changes]))

@@ -78,6 +78,7 @@ SELECT m.metrics, m.metric_date, k.field,
 FROM bi_metrics AS m
 JOIN JSON_TABLE(JSON_KEYS(m.value_list), '$[*]' COLUMNS (field VARCHAR(256) PATH '$')) AS k;
 """
+NEW_COLUMNS = [("warning",)]  # of bi_metric_state, that may be missing
 NOT_USED = "bi_metric_runs is not used any more; to remove it and its history: DROP TABLE bi_metric_runs"
 
 
@@ -451,7 +452,7 @@ def test_an_upgrade_knows_when_each_row_was_computed_and_nothing_more(version_2:
     assert {row[0]: row[7] for row in metric_rows(database)} == computed
     assert database.rows("SELECT * FROM bi_metric_state ORDER BY metric") == [
         (metric, day, 0, "final" if metric == "plain" else "reopened", None,
-         datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None), None, None, None, None, None)
+         datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None), *[None] * 6)
         for metric, moment in computed.items()
     ]  # fmt: skip
 
@@ -508,6 +509,19 @@ def test_states_that_are_there_are_not_made_again(project: Project) -> None:
     database.execute(f"INSERT INTO bi_metric_state (metric, metric_date, state) VALUES ('m', '{DAY}', 'waiting')")
     assert said(project) == ["nothing had to change"]
     assert states(database) == {("m", date.fromisoformat(DAY)): "waiting"}
+
+
+def test_a_state_table_of_an_earlier_3_0_0_gets_its_new_columns(project: Project) -> None:
+    database = project.database
+    new = create_table(database, "bi_metric_state")
+    insert(database, ("m", "card", "{}"))
+    database.execute(f"INSERT INTO bi_metric_state (metric, metric_date, state) VALUES ('m', '{DAY}', 'final')")
+    for columns in NEW_COLUMNS:
+        database.execute(f"ALTER TABLE bi_metric_state {', '.join(f'DROP COLUMN {name}' for name in columns)}")
+        assert said(project) == [f"added to bi_metric_state: {', '.join(columns)}"]
+        assert said(project) == ["nothing had to change"]
+        assert create_table(database, "bi_metric_state") == new
+    assert states(database) == {("m", date.fromisoformat(DAY)): "final"}
 
 
 def test_an_upgrade_that_was_killed_is_completed_by_the_next_one(version_2: Project) -> None:

@@ -18,7 +18,7 @@ from src.metric_runner import Verdict
 from src.running.compute import BatchResult
 from src.running.plan import RunArguments
 from src.storage.changes import Change
-from src.storage.store import Cell
+from src.storage.store import Cell, Remark
 from src.wording import count, listed
 
 SHOWN_CHANGES = 5
@@ -126,6 +126,7 @@ class RunSummary:
         self.failed: list[date] = []
         self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its date
         self.changes: list[Change] = []  # of rows that were final
+        self.warned: list[Remark] = []
         self.redefined: set[str] = set()  # names whose first cell of a new definition this run has stored
         self.first_error: str = ""
         self.partly_stored = False
@@ -146,6 +147,7 @@ class RunSummary:
         if result.error is not None:
             self.failed += result.batch.dates
             self.fail(result.error)
+        self.warned += result.warnings
         self.redefined |= result.redefined
         self.has_reopened |= bool(result.reopened)
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
@@ -202,6 +204,8 @@ class RunSummary:
                              for name, day, text in self.failed_cells],
             "error": self.first_error,
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],
+            "warned": [{"metric": each.metric, "metric_date": each.metric_date, "warning": each.text,
+                        "owner": self._owners.get(each.metric, "")} for each in self.warned],
             "missing": self._as_ranges(self.missing),
             "reopened": self._as_ranges(self.reopened),
             "too_old_for_nights": self._as_ranges(self.too_old),

@@ -12,9 +12,10 @@ from src.metric_file.file import MetricFile, Mode
 from src.metric_file.period import DAY
 from src.sql_loader import Catalog
 from src.storage.overview import CellsOf, Overview
-from src.storage.store import MetricStore
+from src.storage.store import MetricStore, Remark
 from src.wording import count, listed
 
+RECENT_PERIODS, SHOWN_REMARKS = 7, 3  # of the warnings that are told
 VANISHED_DAYS = 92  # for how long a name that no file computes any more is missed
 
 
@@ -91,7 +92,16 @@ class MetricState:
             found.append(f"of older SQL: {self._some(self.cells.older_sql)}")
         if self.cells.future:
             found.append(f"rows of future dates: {self._some(self.cells.future)}")
-        return found
+        return found + self._recent("warning of", self.cells.warnings, today)
+
+    def _recent(self, what: str, remarks: Sequence[Remark], today: date) -> list[str]:
+        """Return the remarks of the last periods in words, the newest three of them."""
+        since = self.cells.period.end_of(today)
+        for _ in range(RECENT_PERIODS):
+            since = self.cells.period.row_before(since)
+        recent = [each for each in remarks if each.metric_date >= since]
+        found = [f"{what} {self._label(each.metric_date)}: {each.text}" for each in recent[:SHOWN_REMARKS]]
+        return found + ([f"and {len(recent) - SHOWN_REMARKS} more"] if recent[SHOWN_REMARKS:] else [])
 
 
 def states(

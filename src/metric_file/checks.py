@@ -40,7 +40,9 @@ _HEADER_VALUES: dict[str, Callable[[str], object]] = {
     "period": parse_period, "running": parse_running, "final after": parse_final_after
 }  # fmt: skip
 ALLOWED_ERRORS = ("reads-later-metric", "warnings")  # the latter are the server's, of what a file computes
-_DECIDING_LINE = re.compile(r"(?i)--[ \t]+(Check|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:")
+_DECIDING_LINE = re.compile(
+    r"(?i)--[ \t]+(Check([ \t]*\(ended\))?|Warn|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:"
+)
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
 _TEMPORARY = ("CREATE TEMPORARY TABLE ", "CREATE OR REPLACE TEMPORARY TABLE ", "DROP TEMPORARY TABLE ")
@@ -370,10 +372,11 @@ class _Rules:
                 yield statement.code[0], f"{_cut(name)} {why}, and what this writes would be lost; write it there"
 
     def bad_check(self) -> _Found:
-        """A `-- Check:` line is one query, and each row that it returns is a fault."""
+        """A `-- Check:` or `-- Warn:` line is one query, and each row that it returns is a fault."""
         found = self.script.statements
         if self.check and (len(found) != 1 or not found[0].is_query):
-            yield 0, "a check is one SELECT on one line; each row that it returns is a fault"
+            what = "a warning" if self.check.is_warning else "a check"
+            yield 0, f"{what} is one SELECT on one line; each row that it returns is a fault"
 
     def forbidden_statement(self) -> _Found:
         """A file does what belongs to the transaction of its date and leaves nothing behind for other files."""
@@ -495,6 +498,8 @@ class _Rules:
             key, value = line.key, line.value
             if near := nearest_key(key):
                 yield line, f"the key {_cut(key)} is none of ours; did you mean {near.title()}?", True
+            elif key in ("warning", "warnings") and re.match(r"(?i)(SELECT|WITH)\b", value):
+                yield line, f"the key {key} is none of ours; did you mean Warn?", True
             elif key == "metric" and value != file.name:
                 is_other = value in self.catalog.names
                 what = "another metric has this name: a copy?" if is_other else "the file has another name;"

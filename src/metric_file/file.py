@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from src.errors import MetricFileError
-from src.metric_file.header import HeaderLine, header_lines
+from src.metric_file.header import QUERIES, HeaderLine, header_lines
 from src.metric_file.period import DAY, Period, parse_final_after, parse_period, parse_running
 from src.metric_file.reads import Reads, reads_of
 from src.metric_file.text import SPACE, Statement, Table, Token, place, read
@@ -39,7 +39,8 @@ class Script:
 
     @property
     def checks(self) -> tuple[HeaderLine, ...]:
-        return tuple(line for line in self.header if line.key == "check")
+        """The queries of the header: `-- Check:`, `-- Check (ended):` and `-- Warn:`."""
+        return tuple(line for line in self.header if line.key in QUERIES)
 
     @cached_property
     def parameters(self) -> frozenset[str]:

@@ -11,9 +11,10 @@ from functools import cached_property
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
 KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions", "data type", "empty", "check", "reads",
-        "allow", "period", "running", "final after")  # fmt: skip
+        "allow", "period", "running", "final after", "check (ended)", "warn")  # fmt: skip
 DATA_TYPES = ("card", "timeseries", "ranking")
-_HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*:[ \t\r]*")
+QUERIES = ("check", "check (ended)", "warn")  # those of KEYS whose value is a SELECT
+_HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*(\([A-Za-z ]*\))?[ \t]*:[ \t\r]*")
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,19 @@ class HeaderLine:
     line: int
     column: int
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether the rows of the query are told, and the date is stored all the same."""
+        return self.key == "warn"
+
+    @property
+    def is_for_ended(self) -> bool:
+        """Whether the query is asked only of dates, or periods, that are over."""
+        return self.key != "check"
+
     @cached_property
     def statement(self) -> Statement:
-        """The value as a statement, which a check is."""
+        """The value as a statement, which a check or a warning is."""
         return Statement(tuple(read(self.value.rstrip("; \t"))), 1, self.line, self.column)
 
 
@@ -39,12 +50,15 @@ def header_lines(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:
         match = _HEADER_LINE.match(token.text)
         if match:
             value = token.text[match.end() :].rstrip(" \t\r")
-            yield HeaderLine(match[1].lower(), value, *place(text, token.offset + match.end()))
+            key = f"{match[1]} {match[2] or ''}".rstrip().lower()
+            yield HeaderLine(key, value, *place(text, token.offset + match.end()))
 
 
 def nearest_key(key: str) -> str:
     """Return the key of ours that a key is a slip of, such as `read` of `reads`; "" for ours and for ordinary words."""
     if key in KEYS:
         return ""
+    if key.startswith(("check (", "warn (")):
+        return "check (ended)" if key.startswith("check") else "warn"
     near = get_close_matches(key, KEYS, 1, 0.85) or [each for each in KEYS if sorted(each) == sorted(key)]
     return near[0] if near else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
@@ -28,14 +28,14 @@ from src.running.server_warnings import QueryError, refuse_warnings
 from src.server.codes import LOCK_GONE, REFUSES_A_VALUE, TRANSIENT
 from src.sql_loader import Catalog
 from src.storage.changes import Change, StoredRow, compare, is_readable
-from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Replaced
-from src.wording import count
+from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Remark, Replaced
+from src.wording import count, printable
 
 log = logging.getLogger("bi_metrics")
 
 CHECKS_PER_QUERY = 100
 MOST_BYTES_UNSENT = 1_000_000  # of rows of SELECT metrics
-ROWS_SHOWN = 3  # of a check that failed
+ROWS_SHOWN = 3  # of a check or a warning that found some
 SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
 
 
@@ -58,6 +58,7 @@ class BatchResult:
     changes: tuple[Change, ...] = ()  # one per row written
     open_from: date | None = None  # the first date that had not ended when the transaction began
     reopened: int = 0  # cells of other dates or metrics that were current, and must be computed again
+    warnings: tuple[Remark, ...] = ()  # of dates that are stored all the same
     redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
@@ -86,6 +87,7 @@ class Computation:
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
+        self._warnings: dict[Cell, list[str]] = {}
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
@@ -104,7 +106,7 @@ class Computation:
             bases = {cell for cell in self._bases(batch).items() if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
         self._unsent, self._unsent_names, self._unsent_size = [], set(), 0
-        self._changes, self._replaced = {}, []
+        self._changes, self._replaced, self._warnings = {}, [], {}
         steps = list(self.steps(batch, before))
         self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
         self._blank(batch, before)
@@ -113,7 +115,7 @@ class Computation:
         changes = self._read_back(batch, before, results)
         checks_run_code = any(self._catalog.checks_run_code(file) for file in batch.files)
         with self._db.keeping_settings() if checks_run_code else nullcontext():
-            self._ask_checks([result.step for result in results])
+            self._ask_checks([result.step for result in results], batch, before)
         computed = self._computed(results)
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
@@ -122,8 +124,10 @@ class Computation:
         number_reopened = self._store.reopen(ranges)
         self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
-        return BatchResult(batch, tuple(results), tuple(changes), open_from, number_reopened, redefined,
-                           round((time.monotonic() - clock) * 1000))  # fmt: skip
+        return BatchResult(
+            batch, tuple(results), tuple(changes), open_from, number_reopened, tuple(_remarks(self._warnings)),
+            redefined, round((time.monotonic() - clock) * 1000),
+        )  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
         """Let readers compute files of these batches, which run in this order, while earlier ones run."""
@@ -418,50 +422,70 @@ class Computation:
             what = f"no row of '{file.name}' for {missing[0]}; check what it writes to metrics and metric_date"
         return self._refusal(file, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
 
-    def _ask_checks(self, steps: Sequence[Step]) -> None:
-        """Ask every `-- Check:` for each date; a row that comes back raises DateError."""
+    def _ask_checks(self, steps: Sequence[Step], batch: Batch, before: Before) -> None:
+        """Ask every `-- Check:` and `-- Warn:` for each date; a row that a check returns raises DateError."""
         queries = [
-            (step, check, step.check(check, day))
+            (step, check, day, step.check(check, day))
             for step in steps for day in step.dates for check in step.file.script.checks
+            if not check.is_for_ended or self._store.has_ended(day, before.moment, step.file.final_after)
         ]  # fmt: skip
         for start in range(0, len(queries), CHECKS_PER_QUERY):
             part = queries[start : start + CHECKS_PER_QUERY]
-            if self._some_may_fail([sql for _, _, sql in part]):
-                for query in part:
-                    self._ask_check(*query)
+            for query, may_fail in zip(part, self._that_may_fail([sql for *_, sql in part]), strict=True):
+                if may_fail:
+                    self._ask_check(batch, *query)
 
-    def _some_may_fail(self, queries: Sequence[str]) -> bool:
-        """Ask many checks in one query; true if one returns a row or a warning, or if they do not run like this."""
+    def _that_may_fail(self, queries: Sequence[str]) -> Sequence[bool]:
+        """Ask many checks in one query; true for each that returns a row.
+
+        True for all if the server warns of one, or if they do not run like this.
+        """
         try:
             found = self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0]
-            return any(found) or self._db.warnings > 0
+            return [bool(each) or self._db.warnings > 0 for each in found]
         except StatementError as error:
             if error.code in TRANSIENT:
                 raise
-            return True
+            return [True] * len(queries)
 
-    def _ask_check(self, step: Step, check: HeaderLine, sql: str) -> None:
-        place = f"{step.label}: {step.file.path}:{check.line}"
+    def _ask_check(self, batch: Batch, step: Step, check: HeaderLine, day: date, sql: str) -> None:
+        file, place = step.file, f"{step.file.path}:{check.line}"
+        label = f"{step.label}: {place}"
         try:
             rows = self._db.query(sql)
         except StatementError as error:
-            raise DateError(f"{place}: check: {error}", error.code, step.file.name, step.dates) from error
-        if rows:
-            text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
-            shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
-            message = f"{place}: check failed: {text} returned {count(len(rows), 'row')}: {shown}"
-            raise DateError(f"{message}. {self._disable_hint(step.file)}", -1, step.file.name, step.dates)
-        try:  # a comparison with a value that was cut, or became NULL, finds nothing
-            refuse_warnings(self._db, step)
-        except QueryError as error:
-            raise DateError(f"{place}: check: {error}", -1, step.file.name, step.dates) from error
+            raise DateError(f"{label}: {check.key}: {error}", error.code, file.name, step.dates) from error
+        if not rows:
+            try:  # a comparison with a value that was cut, or became NULL, finds nothing
+                refuse_warnings(self._db, step)
+            except QueryError as error:
+                raise DateError(f"{label}: {check.key}: {error}", -1, file.name, step.dates) from error
+            return
+        text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
+        shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
+        found = f"{text} returned {count(len(rows), 'row')}: {shown}"
+        if not check.is_warning:
+            message = f"{label}: check failed: {found}. {self._disable_hint(file)}"
+            raise DateError(message, -1, file.name, step.dates)
+        self._note(self._warnings, file, day, batch, f"{place}: {found}")
+
+    def _note(self, notes: dict[Cell, list[str]], file: MetricFile, day: date, batch: Batch, text: str) -> None:
+        """Note something about the cell of a file, once."""
+        for name in self._names_with_cells(file, batch):
+            found = notes.setdefault((name, day), [])
+            found += [each for each in [printable(text)] if each not in found]
+
+    def _names_with_cells(self, file: MetricFile, batch: Batch) -> list[str]:
+        """Return the name of a file; if it is a work table, which has no cells, the names that read it."""
+        readers = self._catalog.readers_of_work_table(file.name)
+        return [name for name in batch.names if name in readers] if file.is_work_table else [file.name]
 
     # --- what follows for this cell and for others --------------------------------------------------------------------
 
     def _computed(self, results: Sequence[StepResult]) -> list[Computed]:
         return [
             Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path, file.final_after)
+                     file.path, file.final_after, "\n".join(self._warnings.get((file.name, day), ())) or None)
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
@@ -530,3 +554,9 @@ class Computation:
         paths = [each.path for each in self._catalog.files_of(file.name)]
         names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
         return f"To run without this metric: rename {' and '.join(paths)} to {names}"
+
+
+def _remarks(found: Mapping[Cell, Sequence[str]]) -> Iterator[Remark]:
+    """Yield a remark for each text, by date and name."""
+    for (name, day), texts in sorted(found.items(), key=lambda item: item[0][::-1]):
+        yield from (Remark(name, day, text) for text in texts)

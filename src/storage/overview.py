@@ -11,6 +11,7 @@ from src.dates import ONE_DAY
 from src.db_manager import DatabaseManager, Row
 from src.metric_file.period import DAY, Nightly, Period
 from src.storage.changes import StoredRow, differences
+from src.storage.store import Remark
 
 STATES = ("missing", "open", "reopened", "waiting", "final")
 
@@ -24,6 +25,7 @@ class Sum(NamedTuple):
     number: int
     definitions: frozenset[str]  # the first and the last by text: two if there are several
     has_failed: bool  # the last try of some cell
+    has_warnings: bool
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class CellsOf:
     waiting: list[date] = field(default_factory=list)
     older_sql: list[date] = field(default_factory=list)  # final, and of another definition than the present one
     future: list[date] = field(default_factory=list)  # dates after today: a clock was wrong once
+    warnings: list[Remark] = field(default_factory=list)  # of what is stored, newest first
     failure: Failure | None = None  # of the cell that is not current and whose last try failed last
     computed_at: str | None = None  # of the newest date, in UTC
     milliseconds: int | None = None
@@ -93,10 +96,11 @@ class Overview:
         `definitions` are the present ones, and `nightly` is what nights compute, both by name.
         """
         sums = {
-            name: Sum(bool(is_helper), first, newest, number, frozenset({low, high} - {None}), failed is not None)
-            for name, is_helper, first, newest, number, low, high, failed in self._db.query(
+            name: Sum(bool(is_helper), first, newest, number, frozenset({low, high} - {None}), failed is not None,
+                      bool(has_warnings))
+            for name, is_helper, first, newest, number, low, high, failed, has_warnings in self._db.query(
                 "SELECT metric, MAX(is_helper), MIN(metric_date), MAX(metric_date), COUNT(*), MIN(definition), "
-                "MAX(definition), MAX(failed_at) FROM bi_metric_state GROUP BY metric"
+                "MAX(definition), MAX(failed_at), MAX(warning IS NOT NULL) FROM bi_metric_state GROUP BY metric"
             )
         }
         rows = {row[0]: row[1:] for row in self._db.query(
@@ -117,6 +121,7 @@ class Overview:
                 self._look_closer(cells)
         self._list_older_sql(found, definitions, sums)
         self._explain(found, [name for name, each in sums.items() if each.has_failed])
+        self._add_warnings(found, [name for name, each in sums.items() if each.has_warnings])
         self._tell_newest(found)
         return found
 
@@ -194,6 +199,14 @@ class Overview:
             ):  # fmt: skip
                 if not self._is_current(found[name], day):
                     found[name].failure = Failure(day, failed_at, error)
+
+    def _add_warnings(self, found: Mapping[str, CellsOf], names: Sequence[str]) -> None:
+        if names:
+            for name, day, warning in self._db.query(
+                "SELECT metric, metric_date, warning FROM bi_metric_state "
+                "WHERE metric IN %s AND warning IS NOT NULL ORDER BY metric_date DESC", (tuple(names),),
+            ):  # fmt: skip
+                found[name].warnings += [Remark(name, day, text) for text in warning.split("\n")]
 
     def _is_current(self, cells: CellsOf, day: date) -> bool:
         is_past = cells.first is not None and cells.first <= day < self._today

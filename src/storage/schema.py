@@ -15,6 +15,7 @@ from src.metric_file.file import parse
 from src.server.codes import TRANSIENT
 
 OLD_INDEX, INDEX = "idx_state", "idx_metric_date"
+ADDED_COLUMNS = {"warning": "VARCHAR(1000) NULL"}  # to bi_metric_state, in the order of sql/schema.sql
 # Until version 2, updated_at also told which rows were final, and this value marked those to be computed again.
 MARK = "1970-01-02 00:00:00"
 # bi_metric_runs was the log of version 2, with a row for each run of a file on a date.
@@ -35,7 +36,7 @@ def apply_schema() -> list[str]:
     with closing(DatabaseManager(replace(settings, db_time_zone="+00:00"))) as database:
         database.connect()
         _keep_runs_out(database)
-        done = create_tables(database)
+        done = create_tables(database) + _add_columns(database)
         is_empty = not database.query("SELECT 1 FROM bi_metrics LIMIT 1")
         if not is_empty and not database.query("SELECT 1 FROM bi_metric_state LIMIT 1"):
             done += _store_states(database, settings.metrics_timezone)
@@ -84,6 +85,19 @@ def _objects(database: DatabaseManager) -> dict[str, str]:
         "LEFT JOIN information_schema.views AS v ON v.table_schema = t.table_schema AND v.table_name = t.table_name "
         "WHERE t.table_schema = DATABASE() AND t.table_name LIKE 'bi\\_metric%'"
     ))  # fmt: skip
+
+
+def _add_columns(database: DatabaseManager) -> list[str]:
+    """Add the columns that bi_metric_state lacks because an earlier 3.0.0 created it."""
+    found = database.query(
+        "SELECT LOWER(column_name) FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() AND table_name = 'bi_metric_state'"
+    )
+    added = [name for name in ADDED_COLUMNS if (name,) not in found]
+    if added:
+        columns = ", ".join(f"ADD COLUMN {name} {ADDED_COLUMNS[name]}" for name in added)
+        database.execute(f"ALTER TABLE bi_metric_state {columns}")
+    return [f"added to bi_metric_state: {', '.join(added)}"] if added else []
 
 
 def _store_states(database: DatabaseManager, zone_name: str) -> list[str]:

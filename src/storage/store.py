@@ -29,7 +29,8 @@ REPAIR = "run: ./setup.sh --schema"
 # The columns of bi_metric_headers behind the name, and how many characters each holds.
 HEADER_COLUMNS = {"title": 255, "description": 1000, "data_type": 50, "unit": 255, "owner": 255, "tags": 255,
                   "period": 50}  # fmt: skip
-LONGEST_ERROR = 1000  # characters of bi_metric_state.error
+NEWEST_COLUMN = "warning"  # of bi_metric_state: if it is there, all others are
+LONGEST_TEXT = 1000  # characters of bi_metric_state.error and warning
 _ROWS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
 _FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
@@ -75,6 +76,7 @@ class Computed:
     milliseconds: int  # of the file's execution, which may have filled more dates
     file: str
     final_after: int  # days after its date for which its number is not complete
+    warning: str | None = None  # a line for each
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,18 @@ class NewRow:
     f_list: str
     expression: str
     args: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What was found about the number of a cell, in one line."""
+
+    metric: str
+    metric_date: date
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.metric_date} {self.metric}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -145,8 +159,11 @@ class MetricStore:
             "SELECT 1 FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
             "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) "
             "AND NOT EXISTS (SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() "
-            "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date')"
-        )
+            "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date') "
+            "UNION ALL SELECT 1 FROM (SELECT 1 AS one) AS always "
+            "WHERE NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() "
+            "AND table_name = 'bi_metric_state' AND column_name = %s)", (NEWEST_COLUMN,),
+        )  # fmt: skip
         if old:  # a run would store some states, and the upgrade would take them for all
             raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
         unique = self._db.query(
@@ -263,13 +280,15 @@ class MetricStore:
             values = []
             for c in part:
                 state = "final" if self.has_ended(c.day, moment, c.final_after) else "open"
-                values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id))
+                values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id,
+                               _cut(c.warning)))  # fmt: skip
             self._db.execute(
                 "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, definition, computed_at, "
-                f"milliseconds, file, run_id) VALUES {', '.join(['%s'] * len(values))} ON DUPLICATE KEY UPDATE "
+                f"milliseconds, file, run_id, warning) VALUES {', '.join(['%s'] * len(values))} "
+                "ON DUPLICATE KEY UPDATE "
                 "is_helper = VALUES(is_helper), state = VALUES(state), definition = VALUES(definition), "
                 "computed_at = VALUES(computed_at), milliseconds = VALUES(milliseconds), file = VALUES(file), "
-                "run_id = VALUES(run_id), error = NULL, failed_at = NULL",
+                "run_id = VALUES(run_id), warning = VALUES(warning), error = NULL, failed_at = NULL",
                 values,
             )
 
@@ -309,7 +328,7 @@ class MetricStore:
     def fail(self, cells: Sequence[tuple[str, date, bool]], error: str, moment: int) -> None:
         """Store why the last try of cells (name, date, is it a helper) failed; their state stays as it was."""
         for part in _parts(cells):
-            values = [(*cell, "missing", error[:LONGEST_ERROR], utc_text(moment)) for cell in part]
+            values = [(*cell, "missing", _cut(error), utc_text(moment)) for cell in part]
             self._db.execute(
                 "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, error, failed_at) "
                 f"VALUES {', '.join(['%s'] * len(values))} "
@@ -532,6 +551,10 @@ def _where(name: str, day: str, dates_of: DatesOf) -> tuple[str, list[Any]]:
             spans.setdefault((dates[0], dates[-1]), []).append(each)
     terms = [f"({name} IN %s AND {day} BETWEEN %s AND %s)"] * len(spans)
     return " OR ".join(terms) or "FALSE", [value for span, names in spans.items() for value in (tuple(names), *span)]
+
+
+def _cut(text: str | None) -> str | None:
+    return text and text[:LONGEST_TEXT]
 
 
 def _some(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,0 +1,255 @@
+"""What is wrong with a number and what is only odd: checks, warnings, usual values, on a real server."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from src.db_manager import DatabaseManager
+from src.metric_file.checks import Problem, check_catalog
+from src.sql_loader import load_catalog
+from tests.conftest import Database, Project, metric_sql
+
+DAY = "2025-01-15"
+ODD = "SELECT n, 'x' FROM odd WHERE %(metric_date)s >= '2025-01-15' ORDER BY n"
+FOUND = "SELECT n, 'x' FROM odd WHERE '2025-01-15' >= '2025-01-15' ORDER BY n returned 2 rows: 1, x; 2, x"
+
+
+def card(header: str = "", value: str = "1", where: str = "") -> str:
+    return f"-- Description: x\n{header}\nSELECT {value} AS n, %(metric_date)s AS day {where}\n"
+
+
+def today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def states(database: Database, columns: str = "warning") -> dict[tuple[str, str], Any]:
+    """Return columns of each cell that was tried; those that an old date leaves missing are left out."""
+    tried = "state <> 'missing' OR error IS NOT NULL"
+    rows = database.rows(f"SELECT metric, metric_date, {columns} FROM bi_metric_state WHERE {tried}")
+    return {(row[0], str(row[1])): row[2] if len(row) == 3 else row[2:] for row in rows}
+
+
+def told(stderr: str) -> list[str]:
+    """Return the lines of stderr but that of the dates which an old date leaves missing."""
+    return [line for line in stderr.splitlines() if not line.startswith("Warning: missing: ")]
+
+
+@pytest.fixture
+def odd(project: Project) -> Project:
+    """A project with a table that holds something odd, for which "today" is that of UTC."""
+    project.env["METRICS_TIMEZONE"] = "UTC"
+    project.database.execute("CREATE TABLE odd (n INT); INSERT INTO odd VALUES (1), (2)")
+    return project
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"]])
+def test_a_warning_is_told_and_the_row_is_stored_all_the_same(odd: Project, words: list[str]) -> None:
+    odd.write("m.sql", card(f"-- Warn: {ODD}"))
+    result = odd.run(DAY, *words)
+    assert result.returncode == 0
+    assert told(result.stderr) == [f"Warning: {DAY} m: sql/m.sql:2: {FOUND}"]
+    assert states(odd.database, "state, error, warning") == {("m", DAY): ("final", None, f"sql/m.sql:2: {FOUND}")}
+    odd.database.execute("DELETE FROM odd")
+    assert told(odd.run(DAY).stderr) == []
+    assert states(odd.database) == {("m", DAY): None}
+
+
+def test_a_warning_is_in_the_json_of_the_run_and_of_the_hook(odd: Project) -> None:
+    odd.write("m.sql", card(f"-- Owner: Ann\n-- Warn: {ODD}"))
+    odd.env["METRICS_ON_END"] = f"cat > {odd.folder}/told"
+    result = json.loads(odd.run(DAY, "--json").stdout)
+    expected = {"metric": "m", "metric_date": DAY, "warning": f"sql/m.sql:3: {FOUND}", "owner": "Ann"}
+    assert result["warned"] == [expected]
+    assert (result["status"], f"{DAY} m: sql/m.sql:3: {FOUND}" in result["warnings"]) == ("ok", True)
+    assert json.loads((odd.folder / "told").read_text())["warned"] == [expected]
+
+
+def test_several_warnings_of_a_cell_are_told_one_by_one_and_checks_beside_them_still_fail(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1\n-- Warn: SELECT 0 LIMIT 0\n-- Warn: SELECT 'a\\nb'"))
+    lines = ["sql/m.sql:2: SELECT 1 returned 1 row: 1", "sql/m.sql:4: SELECT 'a\\nb' returned 1 row: a\\nb"]
+    assert told(odd.run(DAY).stderr) == [f"Warning: {DAY} m: {line}" for line in lines]
+    assert states(odd.database)["m", DAY] == "\n".join(lines)
+    odd.write("m.sql", card("-- Warn: SELECT 1\n-- Check: SELECT 2"))
+    failed = odd.run(DAY)
+    assert (failed.returncode, told(failed.stderr)[0].split("check failed: ")[0]) == (1, f"Error: {DAY}: sql/m.sql:3: ")
+
+
+def test_what_is_only_for_ended_dates_is_not_asked_of_today(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1\n-- Check (ended): SELECT 2"))
+    assert odd.run("today").returncode == 0
+    assert states(odd.database, "state, warning") == {("m", str(today())): ("open", None)}
+    failed = odd.run("yesterday")
+    assert failed.returncode == 1
+    assert "m.sql:3: check failed: SELECT 2 returned 1 row: 2. " in failed.stderr
+
+
+def test_a_number_that_matures_is_asked_when_it_is_complete(odd: Project) -> None:
+    odd.write("m.sql", card("-- Final After: 2 days\n-- Warn: SELECT 1"))
+    for back in range(4):
+        assert odd.run(str(today() - timedelta(days=back))).returncode == 0
+    warned = [warning is not None for _, warning in sorted(states(odd.database).items())]
+    assert warned == [True, False, False, False]
+
+
+def test_a_week_is_warned_of_when_it_has_ended(odd: Project) -> None:
+    odd.write("m.sql", card("-- Period: week\n-- Warn: SELECT 1"))
+    assert odd.run("--last", "8").returncode == 0
+    assert odd.run().returncode == 0
+    ended = {day: warning is not None for (_, day), warning in states(odd.database).items()}
+    assert len(ended) == 2
+    assert all(is_warned == (date.fromisoformat(day) < today()) for day, is_warned in ended.items())
+
+
+def test_a_warning_of_a_helper_is_its_own_and_that_of_a_work_table_is_of_what_reads_it(odd: Project) -> None:
+    odd.database.execute("CREATE TABLE kept (day DATE PRIMARY KEY, n INT); CREATE TABLE work (n INT)")
+    odd.write("1_kept.sql", "-- Description: x\n-- Warn: SELECT 1\n"
+              "REPLACE INTO kept VALUES (%(metric_date)s, 1)")  # fmt: skip
+    odd.write("2_work.sql", "-- Description: x\n-- Warn: SELECT 2\nDELETE FROM work;\n"
+              "INSERT INTO work SELECT n FROM kept WHERE day = %(metric_date)s")  # fmt: skip
+    odd.write("3_a.sql", card(where="FROM work", value="MAX(n)"))
+    odd.write("4_b.sql", card())
+    assert odd.run(DAY).returncode == 0
+    kept, work = "sql/1_kept.sql:2: SELECT 1 returned 1 row: 1", "sql/2_work.sql:2: SELECT 2 returned 1 row: 2"
+    assert states(odd.database) == {("kept", DAY): kept, ("a", DAY): work, ("b", DAY): None}
+
+
+def test_a_warning_that_the_server_refuses_fails_its_date(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT nope FROM odd"))
+    result = odd.run(DAY)
+    assert result.returncode == 1
+    assert f"{DAY}: sql/m.sql:2: warn: (1054)" in result.stderr
+    assert states(odd.database, "state") == {("m", DAY): "missing"}
+
+
+@pytest.mark.parametrize("key", ["Warn", "Check (ended)"])
+def test_a_query_that_the_server_warns_of_and_that_finds_nothing_fails_its_date(odd: Project, key: str) -> None:
+    odd.write("m.sql", card(f"-- Warn: SELECT 1 LIMIT 0\n-- {key}: SELECT 1 FROM odd WHERE n > CAST('9x' AS SIGNED)"))
+    result = odd.run(DAY)
+    assert result.returncode == 1
+    assert f"{DAY}: sql/m.sql:3: {key.lower()}: (1292) Truncated incorrect INTEGER value: '9x'" in result.stderr
+
+
+def test_a_long_load_tells_ten_warnings_and_stores_all(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1"))
+    result = odd.run("--initial", "2025-01-01", "2025-01-31", "--json")
+    lines = [line for line in told(result.stderr) if "to be computed" not in line]
+    assert lines[9:] == [
+        "Warning: 2025-01-10 m: sql/m.sql:2: SELECT 1 returned 1 row: 1",
+        "Warning: 2025-01-01 to 2025-01-31: 21 more of these; list_metrics.py --status --json has all",
+    ]
+    assert len(json.loads(result.stdout)["warned"]) == 31
+    assert None not in states(odd.database).values()
+
+
+def test_a_dry_run_tells_what_it_would_warn_of(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1"))
+    result = odd.run(DAY, "--dry-run")
+    assert (result.returncode, "m: sql/m.sql:2: SELECT 1 returned 1 row: 1" in result.stderr) == (0, True)
+    assert states(odd.database) == {}
+
+
+def test_the_status_tells_the_newest_warnings_of_the_last_seven_periods(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1"))
+    assert odd.run("--last", "20").returncode == 0
+    status = odd.list("--status").stdout
+    days = [str(today() - timedelta(days=back)) for back in range(1, 20)]
+    lines = [f"    warning of {day}: sql/m.sql:2: SELECT 1 returned 1 row: 1" for day in days[:3]]
+    assert "\n".join([*lines, "    and 4 more"]) in status
+    assert "All" not in status
+    assert "1 metric final to " in status
+    [state] = json.loads(odd.list("--status", "--json").stdout)["metrics"]
+    assert [each["metric_date"] for each in state["warnings"]] == days
+    assert state["problems"] == []
+    assert odd.list("--status", "--max-age", "1").returncode == 0
+
+
+def test_warnings_cost_no_trip_more_than_checks_and_only_what_finds_something_is_asked_again(
+    odd: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    query = DatabaseManager.query
+
+    def noted(self: DatabaseManager, sql: str, args: Any = None) -> Any:
+        sent.append(sql)
+        return query(self, sql, args)
+
+    monkeypatch.setattr(DatabaseManager, "query", noted)
+    trips = []
+    for header in ("", "", "-- Check: SELECT 1 LIMIT 0", "-- Check: SELECT 1 LIMIT 0\n-- Warn: SELECT 2 LIMIT 0",
+                   "-- Check: SELECT 1 LIMIT 0\n-- Check: SELECT 3 LIMIT 0\n-- Warn: SELECT 2"):  # fmt: skip
+        odd.write("m.sql", card(header))
+        sent.clear()
+        assert odd.run(DAY).returncode == 0
+        trips.append(len(sent))
+    # The first run of a file stores its header.
+    assert [number - trips[1] for number in trips[1:]] == [0, 1, 1, 2]
+
+
+# --- the header -------------------------------------------------------------------------------------------------------
+
+
+def problems(project: Project, text: str) -> list[Problem]:
+    project.write("m.sql", text)
+    catalog = load_catalog(project.folder / "sql")
+    return check_catalog(catalog, catalog.files, [])
+
+
+GOOD = ["-- Warn: SELECT 1", "-- warn : WITH a AS (SELECT 1) SELECT * FROM a;", "-- Check (ended): SELECT 1",
+        "-- Check(Ended) : SELECT 1", "-- Warning: slow", "-- Warning: selected users only", "-- Note (old): SELECT 1",
+        "-- Usually: SELECT 1"]  # fmt: skip
+BAD = [
+    ("-- Warn: DELETE FROM t", "bad-check", 10, "a warning is one SELECT on one line"),
+    ("-- Check (ended): ", "bad-check", 19, "a check is one SELECT on one line"),
+    ("-- Warn:  SELECT 'a", "unterminated", 18, "the quote ' that starts here is never closed"),
+    ("-- Warn: SELECT %(nope)s", "unknown-parameter", 17, "unknown parameter %(nope)s"),
+    ("-- Check (ended): SELECT CURDATE()", "reads-the-clock", 26, "CURDATE gives another value"),
+    ("-- Check (end): SELECT 1", "header", 17, "the key check (end) is none of ours; did you mean Check (Ended)?"),
+    ("-- Check (final): SELECT 1", "header", 19, "did you mean Check (Ended)?"),
+    ("-- Warn (ended): SELECT 1", "header", 18, "the key warn (ended) is none of ours; did you mean Warn?"),
+    ("-- Warns: SELECT 1", "header", 11, "did you mean Warn?"),
+    ("-- Warning: SELECT 1", "header", 13, "did you mean Warn?"),
+]
+
+
+@pytest.mark.parametrize("header", GOOD)
+def test_a_good_header_is_no_problem(project: Project, header: str) -> None:
+    assert problems(project, card(header)) == []
+
+
+@pytest.mark.parametrize(("header", "rule", "column", "message"), BAD)
+def test_a_bad_header_is_a_problem_at_its_place(
+    project: Project, header: str, rule: str, column: int, message: str
+) -> None:
+    [found] = problems(project, card(header))
+    assert (found.line, found.column, found.rule) == (2, column, rule)
+    assert message in found.message
+
+
+@pytest.mark.parametrize("header", ["-- Warn: SELECT 1", "-- Check (ended): SELECT 1"])
+def test_a_header_below_the_sql_is_told(project: Project, header: str) -> None:
+    [found] = problems(project, f"{card()}{header}\n")
+    assert (found.rule, "move it to the top" in found.message) == ("header", True)
+
+
+def test_the_server_is_asked_about_a_warning_before_a_range(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT nope FROM odd"))
+    assert "sql/m.sql:2:10: error: explain: (1054)" in odd.list("--check").stdout
+    assert odd.run("2025-01-01", "2025-01-02").returncode == 2
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_table_without_the_new_columns_stops_a_run_until_it_is_upgraded(odd: Project) -> None:
+    odd.database.execute("ALTER TABLE bi_metric_state DROP COLUMN warning")
+    odd.write("m.sql", metric_sql("m"))
+    refused = odd.run(DAY)
+    assert refused.returncode == 2
+    assert "the upgrade of the tables of an older version is not complete; run: ./setup.sh --schema" in refused.stderr
