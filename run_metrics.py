@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
@@ -71,6 +72,7 @@ examples:
   python run_metrics.py 2025-01-15                 one date
   python run_metrics.py 2025-01-01 2025-01-31      a range, both ends included
   python run_metrics.py yesterday --metric 'total_*'
+  python run_metrics.py 2025-01-15 --accept NAME   store what its checks refuse, because the number is right
   python run_metrics.py --last 7                   the 7 dates that end today
   python run_metrics.py --initial                  the history, from METRICS_HISTORY_START to today, at once
   python run_metrics.py --initial 2024-12-31       the history up to a date
@@ -110,6 +112,7 @@ class Run:
         self.settings.require_database()
         history_start = self.settings.metrics_history_start
         dates = dates_asked_for(self.arguments, history_start, self.today)
+        self._check_accept(dates[0])
         self._check_files()
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
@@ -138,6 +141,16 @@ class Run:
         if self.catalog.stored is not None:  # else the files are checked once more
             for problem in problems:  # warnings, which list_metrics.py prints
                 log.getChild("sql").warning("%s", problem)
+
+    def _check_accept(self, day: date) -> None:
+        """Raise UsageError for a name of --accept that has no row, or no rows of a helper, on the date."""
+        for name in self.arguments.accept:
+            if name not in self._batch([day]).names:
+                period = self.catalog.period(name)
+                near = get_close_matches(name, self.names, 1, 0.4)
+                hint = f"; did you mean {near[0]}?" if near and name not in self.names else ""
+                hint = f"; its {period} ends on {period.end_of(day)}" if not period.is_end(day) else hint
+                raise UsageError(f"--accept {name}: no metric or helper of this name runs on {day}{hint}")
 
     def _files_that_may_run(self) -> list[MetricFile]:
         """Return the files selected, those that they need, and the initial files that may take their place."""
@@ -212,19 +225,26 @@ class Run:
         for error in (*result.left_out, *([result.error] if result.error else ())):
             # A broken file fails 33 dates with the same words: print them once.
             (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
-        self._tell_warnings(result)
         self.summary.add(result)
         self.reporter.tick(len(batch.dates))
         is_mended = self.arguments.is_night and batch.dates[-1] < self.today - ONE_DAY
         self.reporter.result(result, is_mended and any(change.kind != "unchanged" for change in result.changes))
+        self._tell_remarks(result)
         return result
 
-    def _tell_warnings(self, result: BatchResult) -> None:
+    def _tell_remarks(self, result: BatchResult) -> None:
+        """Tell what a batch was warned of, and what became of the names of --accept."""
         for warning in result.warnings[:SHOWN_WARNINGS]:
             log.warning("%s", warning)
         if len(result.warnings) > SHOWN_WARNINGS:
             more = len(result.warnings) - SHOWN_WARNINGS
             log.warning("%s: %s more of these; list_metrics.py --status --json has all", result.batch.label, more)
+        for name in () if result.error else self.arguments.accept:
+            found = [each for each in result.accepted if each.metric == name]
+            for each in found:
+                self.reporter.say(f"{each.metric_date} {name}: accepted: {each.text}", True)
+            if not found and name not in result.not_run:
+                self.reporter.say(f"{result.batch.label} {name}: no check failed; there was nothing to accept", True)
 
     def _named_dates(self, dates: Sequence[date], run: RunBatch) -> None:
         """Run the dates; the first that fails ends the run, unless --keep-going is given."""
@@ -274,7 +294,8 @@ class Run:
         goes_on = self.settings.metrics_on_failure == "metric"
         with_running = self.arguments.initial and days[-1] == self.today
         batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running)
-        return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names))
+        return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names),
+                       accepts=frozenset(self.arguments.accept))  # fmt: skip
 
     def _due(self) -> list[DueCell]:
         """Return the due cells of the names that this run is for."""
@@ -311,7 +332,7 @@ class Run:
 
         results = self.runner.dry_run(work)
         for result in results:
-            self._tell_warnings(result)
+            self._tell_remarks(result)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
             write_text(as_json([asdict(change) for change in changes]))
@@ -414,6 +435,11 @@ def parse_arguments(argv: Sequence[str]) -> RunArguments:
         help="run only this metric (may be repeated; * and ? are wildcards)",
     )
     parser.add_argument("--last", type=at_least(1), metavar="N", help="the N dates that end with DATE (default: today)")
+    parser.add_argument(
+        "--accept", action="append", default=[], metavar="NAME",
+        help="with one date: store it though checks of this metric or helper fail, and keep what they found in its "
+        "state (may be repeated)",
+    )
     parser.add_argument("--keep-going", action="store_true", help="go on with the other dates after one fails")
     parser.add_argument(
         "--dry-run", action="store_true", help="run everything in one transaction, show what would change, and roll "
@@ -437,7 +463,8 @@ def parse_arguments(argv: Sequence[str]) -> RunArguments:
     parser.add_argument("--verbose", action="store_true", help="print each file with its time")
     parser.add_argument("--version", action="version", version=VERSION)
     words = vars(parser.parse_intermixed_args(argv))
-    arguments = RunArguments(**{**words, "dates": tuple(words["dates"]), "metric": tuple(words["metric"])})
+    lists = {name: tuple(words[name]) for name in ("dates", "metric", "accept")}
+    arguments = RunArguments(**{**words, **lists})
     _refuse_conflicts(parser, arguments)
     return arguments
 
@@ -457,6 +484,9 @@ def _refuse_conflicts(parser: CommandParser, arguments: RunArguments) -> None:
         parser.error("--chunk goes with --initial")
     if arguments.chunk and arguments.dry_run:
         parser.error("--chunk and --dry-run exclude each other: a dry run is one transaction")
+    is_one_date = len(set(arguments.dates)) == 1 and not arguments.last
+    if arguments.accept and not (is_one_date and (len(arguments.dates) == 2 or not arguments.initial)):
+        parser.error("--accept takes one named date: a person has looked at its number")
     if arguments.quiet and arguments.verbose:
         parser.error("--quiet and --verbose exclude each other")
 

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS bi_metric_state (
     error        VARCHAR(1000) NULL,  -- why the last try failed; NULL after a success
     failed_at    DATETIME NULL,  -- UTC
     warning      VARCHAR(1000) NULL,  -- what `-- Warn:` and the like found, a line for each; NULL: nothing
+    accepted     VARCHAR(1000) NULL,  -- the checks that failed, a line for each, and may: --accept; NULL: none
     PRIMARY KEY (metric, metric_date),
     KEY idx_date_state (metric_date, state)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

@@ -78,7 +78,7 @@ SELECT m.metrics, m.metric_date, k.field,
 FROM bi_metrics AS m
 JOIN JSON_TABLE(JSON_KEYS(m.value_list), '$[*]' COLUMNS (field VARCHAR(256) PATH '$')) AS k;
 """
-NEW_COLUMNS = [("warning",)]  # of bi_metric_state, that may be missing
+NEW_COLUMNS = [("accepted",), ("warning", "accepted")]  # of bi_metric_state, that may be missing
 NOT_USED = "bi_metric_runs is not used any more; to remove it and its history: DROP TABLE bi_metric_runs"
 
 
@@ -452,7 +452,7 @@ def test_an_upgrade_knows_when_each_row_was_computed_and_nothing_more(version_2:
     assert {row[0]: row[7] for row in metric_rows(database)} == computed
     assert database.rows("SELECT * FROM bi_metric_state ORDER BY metric") == [
         (metric, day, 0, "final" if metric == "plain" else "reopened", None,
-         datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None), *[None] * 6)
+         datetime.fromtimestamp(moment, timezone.utc).replace(tzinfo=None), *[None] * 7)
         for metric, moment in computed.items()
     ]  # fmt: skip
 

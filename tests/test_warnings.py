@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from run_metrics import parse_arguments
 from src.db_manager import DatabaseManager
 from src.metric_file.checks import Problem, check_catalog
 from src.sql_loader import load_catalog
-from tests.conftest import Database, Project, metric_sql
+from tests.conftest import Database, Project, metric_sql, refusal
 
 DAY = "2025-01-15"
 ODD = "SELECT n, 'x' FROM odd WHERE %(metric_date)s >= '2025-01-15' ORDER BY n"
@@ -248,8 +249,171 @@ def test_the_server_is_asked_about_a_warning_before_a_range(odd: Project) -> Non
 
 
 def test_a_state_table_without_the_new_columns_stops_a_run_until_it_is_upgraded(odd: Project) -> None:
-    odd.database.execute("ALTER TABLE bi_metric_state DROP COLUMN warning")
+    odd.database.execute("ALTER TABLE bi_metric_state DROP COLUMN accepted")
     odd.write("m.sql", metric_sql("m"))
     refused = odd.run(DAY)
     assert refused.returncode == 2
     assert "the upgrade of the tables of an older version is not complete; run: ./setup.sh --schema" in refused.stderr
+
+
+# --- accepted ---------------------------------------------------------------------------------------------------------
+
+BAD_NUMBER = ("-- Check: SELECT value_list FROM bi_metrics WHERE metrics = 'm' AND metric_date = %(metric_date)s "
+              "AND JSON_EXTRACT(value_list, '$.n') > 5")  # fmt: skip
+
+
+def write_m(project: Project, value: int, header: str = BAD_NUMBER) -> None:
+    project.database.execute(f"CREATE TABLE IF NOT EXISTS source (n INT); DELETE FROM source; "
+                             f"INSERT INTO source VALUES ({value})")  # fmt: skip
+    project.write("m.sql", f"-- Description: x\n{header}\nSELECT n FROM source WHERE %(metric_date)s > ''\n")
+
+
+def found_in(value: int) -> str:
+    return (f"sql/m.sql:2: SELECT value_list FROM bi_metrics WHERE metrics = 'm' AND metric_date = '2025-01... "
+            f'returned 1 row: {{"n": {value}}}')  # fmt: skip
+
+
+def test_a_check_that_fails_is_told_with_the_command_that_accepts_it_and_that_stores_it(odd: Project) -> None:
+    write_m(odd, 9)
+    failed = odd.run(DAY)
+    line = next(line for line in failed.stderr.splitlines() if "check failed" in line)
+    command = f"python run_metrics.py {DAY} --accept m"
+    assert f"n\": 9}}. If the number is right: {command}. To run without this metric: " in line
+    accepted = odd.run(*command.split()[2:], "--quiet")
+    assert (accepted.returncode, accepted.stdout) == (0, f"{DAY} m: accepted: {found_in(9)}\n")
+    assert states(odd.database, "state, error, accepted") == {("m", DAY): ("final", None, found_in(9))}
+    assert odd.database.metrics() == [("m", DAY, '{"n": 9}')]
+
+
+def test_later_runs_of_an_accepted_cell_accept_it_until_no_check_fails(odd: Project) -> None:
+    write_m(odd, 9)
+    assert odd.run(DAY, "--accept", "m").returncode == 0
+    write_m(odd, 8)
+    for words in ([DAY], ["--initial", DAY, DAY], [DAY, "--dry-run"]):
+        again = odd.run(*words)
+        assert (again.returncode, "accepted" in again.stdout) == (0, False), again.stderr
+    assert states(odd.database, "accepted") == {("m", DAY): found_in(8)}
+    assert json.loads(odd.run(DAY, "--json").stdout)["accepted"] == [
+        {"metric": "m", "metric_date": DAY, "found": found_in(8)}
+    ]
+    assert odd.run("2025-01-16").returncode == 1
+    write_m(odd, 1)
+    assert odd.run(DAY).returncode == 0
+    assert states(odd.database, "accepted")["m", DAY] is None
+    write_m(odd, 9)
+    assert odd.run(DAY).returncode == 1
+
+
+def test_a_night_looks_again_at_an_accepted_date_and_mends_it(odd: Project) -> None:
+    write_m(odd, 1)
+    days = [str(today() - timedelta(days=back)) for back in range(4)]
+    assert odd.run("--last", "4").returncode == 0
+    write_m(odd, 9, BAD_NUMBER + f" AND metric_date IN ('{days[2]}', '{days[3]}')")
+    assert odd.run(days[2], "--accept", "m").returncode == 0
+    assert odd.run(days[3], "--accept", "m").returncode == 0
+    odd.database.execute(f"UPDATE bi_metric_state SET state = 'reopened' WHERE metric_date = '{days[3]}'")
+    night = odd.run("--quiet")
+    assert (night.returncode, night.stderr) == (0, "")
+    final = states(odd.database, "state, accepted IS NOT NULL")
+    assert [final["m", day] for day in days] == [("open", 0), ("final", 0), ("final", 1), ("final", 1)]
+
+
+def test_what_is_accepted_is_forgotten_when_the_definition_changes(odd: Project) -> None:
+    write_m(odd, 9)
+    assert odd.run(DAY, "--accept", "m").returncode == 0
+    odd.write("m.sql", (odd.folder / "sql" / "m.sql").read_text().replace("SELECT n", "SELECT n + 0 AS n"))
+    failed = odd.run(DAY)
+    assert (failed.returncode, "check failed" in failed.stderr) == (1, True)
+    assert odd.database.metrics() == [("m", DAY, '{"n": 9}')]
+
+
+def test_accept_holds_for_the_named_metric_alone_and_may_be_repeated(odd: Project) -> None:
+    for name in "ab":
+        odd.write(f"{name}.sql", card("-- Check: SELECT 1"))
+    failed = odd.run(DAY, "--accept", "a")
+    assert failed.returncode == 1
+    command = f"python run_metrics.py {DAY} --accept a --accept b"
+    assert f"sql/b.sql:2: check failed: SELECT 1 returned 1 row: 1. If the number is right: {command}. To run" in (
+        failed.stderr
+    )
+    assert f"Resume with: python run_metrics.py {DAY} --accept a\n" in failed.stderr
+    assert odd.run(*command.split()[2:]).returncode == 0
+    assert states(odd.database, "accepted IS NOT NULL") == {("a", DAY): 1, ("b", DAY): 1}
+
+
+def test_accept_says_if_there_was_nothing_to_accept(odd: Project) -> None:
+    write_m(odd, 1)
+    result = odd.run(DAY, "--accept", "m", "--quiet")
+    assert (result.returncode, result.stdout) == (0, f"{DAY} m: no check failed; there was nothing to accept\n")
+    assert states(odd.database, "accepted") == {("m", DAY): None}
+
+
+def test_the_checks_of_a_helper_and_of_a_work_table_can_be_accepted(odd: Project) -> None:
+    odd.database.execute("CREATE TABLE kept (day DATE PRIMARY KEY, n INT); CREATE TABLE work (n INT)")
+    odd.write("1_kept.sql", "-- Description: x\n-- Check: SELECT 1\n"
+              "REPLACE INTO kept VALUES (%(metric_date)s, 1)")  # fmt: skip
+    odd.write("2_work.sql", "-- Description: x\n-- Check: SELECT 2\nDELETE FROM work;\n"
+              "INSERT INTO work SELECT n FROM kept WHERE day = %(metric_date)s")  # fmt: skip
+    odd.write("3_a.sql", card(where="FROM work", value="MAX(n)"))
+    words = [DAY]
+    for name in ("kept", "a"):
+        command = f"python run_metrics.py {' '.join([*words, '--accept', name])}"
+        failed = odd.run(*words)
+        assert failed.returncode == 1
+        assert sorted(command.split()) == sorted(failed.stderr.split("is right: ")[1].split(". ")[0].split())
+        words += ["--accept", name]
+    assert odd.run(*words).returncode == 0
+    assert states(odd.database, "accepted") == {
+        ("kept", DAY): "sql/1_kept.sql:2: SELECT 1 returned 1 row: 1",
+        ("a", DAY): "sql/2_work.sql:2: SELECT 2 returned 1 row: 2",
+    }
+
+
+def test_a_work_table_that_nothing_reads_still_fails_by_its_checks_and_tells_its_warnings(odd: Project) -> None:
+    odd.database.execute("CREATE TABLE work (n INT)")
+    fill = "DELETE FROM work;\nINSERT INTO work SELECT %(metric_date)s > ''"
+    odd.write("m.sql", card())
+    odd.write("work.sql", f"-- Description: x\n-- Warn: SELECT 2\n{fill}")
+    assert told(odd.run(DAY).stderr) == [f"Warning: {DAY} work: sql/work.sql:2: SELECT 2 returned 1 row: 2"]
+    odd.write("work.sql", f"-- Description: x\n-- Check: SELECT 2\n{fill}")
+    failed = odd.run(DAY)
+    assert (failed.returncode, "check failed: SELECT 2 returned 1 row: 2. To run without" in failed.stderr) == (1, True)
+
+
+def test_the_period_that_runs_names_no_command_for_a_date_in_the_future(odd: Project) -> None:
+    odd.write("m.sql", card("-- Period: year\n-- Check: SELECT 1"))
+    odd.write("day.sql", card())
+    failed = odd.run()
+    assert failed.returncode == 1
+    assert ("check failed" in failed.stderr, "If the number is right" in failed.stderr) == (True, False)
+
+
+def test_the_status_tells_what_is_accepted(odd: Project) -> None:
+    odd.write("m.sql", card("-- Check: SELECT 1"))
+    yesterday = str(today() - timedelta(days=1))
+    assert odd.run("yesterday", "--accept", "m").returncode == 0
+    assert f"    accepted {yesterday}: sql/m.sql:2: SELECT 1 returned 1 row: 1\n" in odd.list("--status").stdout
+    [state] = json.loads(odd.list("--status", "--json").stdout)["metrics"]
+    assert [(each["metric_date"], each["text"]) for each in state["accepted"]] == [
+        (yesterday, "sql/m.sql:2: SELECT 1 returned 1 row: 1")
+    ]
+
+
+@pytest.mark.parametrize("words", [
+    "", "2025-01-01 2025-01-02", "--initial", "--initial 2025-01-01", "--last 1", "--last 1 2025-01-01",
+    "--verify 2025-01-01 2025-01-02",
+])  # fmt: skip
+def test_accept_is_for_one_named_date(words: str) -> None:
+    expected = "--accept takes one named date: a person has looked at its number; see python run_metrics.py --help"
+    assert refusal(parse_arguments, [*words.split(), "--accept", "m"]) == expected
+
+
+def test_accept_refuses_a_name_that_does_not_run_on_the_date(odd: Project) -> None:
+    odd.write("weekly.sql", card("-- Period: week"))
+    odd.write("daily.sql", card())
+    for name, hint in (("weekly", "; its week ends on 2025-01-19"), ("dayly", "; did you mean daily?"), ("zzz", "")):
+        refused = odd.run(DAY, "--accept", name)
+        assert (refused.returncode, refused.stderr) == (
+            2, f"Error: --accept {name}: no metric or helper of this name runs on {DAY}{hint}\n"
+        )  # fmt: skip
+    assert odd.run("2025-01-19", "--accept", "weekly").returncode == 0

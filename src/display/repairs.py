@@ -30,6 +30,7 @@ def options_of(arguments: RunArguments) -> list[str]:
     words = [f"--{name.replace('_', '-')}" for name in ("initial", "keep_going", "quiet", "verbose")
              if getattr(arguments, name)]  # fmt: skip
     words += metric_options(arguments.metric)
+    words += [word for name in arguments.accept for word in ("--accept", name)]
     words += ["--chunk", arguments.chunk] if arguments.chunk else []
     words += ["--retries", str(arguments.retries)] if arguments.retries != RETRIES else []
     return words + (["--wait", str(arguments.wait)] if arguments.wait else [])

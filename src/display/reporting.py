@@ -127,6 +127,7 @@ class RunSummary:
         self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its date
         self.changes: list[Change] = []  # of rows that were final
         self.warned: list[Remark] = []
+        self.accepted: list[Remark] = []
         self.redefined: set[str] = set()  # names whose first cell of a new definition this run has stored
         self.first_error: str = ""
         self.partly_stored = False
@@ -148,6 +149,7 @@ class RunSummary:
             self.failed += result.batch.dates
             self.fail(result.error)
         self.warned += result.warnings
+        self.accepted += result.accepted
         self.redefined |= result.redefined
         self.has_reopened |= bool(result.reopened)
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
@@ -206,6 +208,8 @@ class RunSummary:
             "changed": [{"metric": c.metric, "metric_date": c.metric_date, "detail": c.detail} for c in self.changes],
             "warned": [{"metric": each.metric, "metric_date": each.metric_date, "warning": each.text,
                         "owner": self._owners.get(each.metric, "")} for each in self.warned],
+            "accepted": [{"metric": each.metric, "metric_date": each.metric_date, "found": each.text}
+                         for each in self.accepted],
             "missing": self._as_ranges(self.missing),
             "reopened": self._as_ranges(self.reopened),
             "too_old_for_nights": self._as_ranges(self.too_old),

@@ -92,7 +92,8 @@ class MetricState:
             found.append(f"of older SQL: {self._some(self.cells.older_sql)}")
         if self.cells.future:
             found.append(f"rows of future dates: {self._some(self.cells.future)}")
-        return found + self._recent("warning of", self.cells.warnings, today)
+        found += self._recent("warning of", self.cells.warnings, today)
+        return found + self._recent("accepted", self.cells.accepted, today)
 
     def _recent(self, what: str, remarks: Sequence[Remark], today: date) -> list[str]:
         """Return the remarks of the last periods in words, the newest three of them."""

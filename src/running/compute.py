@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -59,6 +60,7 @@ class BatchResult:
     open_from: date | None = None  # the first date that had not ended when the transaction began
     reopened: int = 0  # cells of other dates or metrics that were current, and must be computed again
     warnings: tuple[Remark, ...] = ()  # of dates that are stored all the same
+    accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
@@ -88,6 +90,7 @@ class Computation:
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
         self._warnings: dict[Cell, list[str]] = {}
+        self._accepted: dict[Cell, list[str]] = {}
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
@@ -106,7 +109,7 @@ class Computation:
             bases = {cell for cell in self._bases(batch).items() if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
         self._unsent, self._unsent_names, self._unsent_size = [], set(), 0
-        self._changes, self._replaced, self._warnings = {}, [], {}
+        self._changes, self._replaced, self._warnings, self._accepted = {}, [], {}, {}
         steps = list(self.steps(batch, before))
         self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
         self._blank(batch, before)
@@ -126,7 +129,7 @@ class Computation:
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(
             batch, tuple(results), tuple(changes), open_from, number_reopened, tuple(_remarks(self._warnings)),
-            redefined, round((time.monotonic() - clock) * 1000),
+            tuple(_remarks(self._accepted)), redefined, round((time.monotonic() - clock) * 1000),
         )  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
@@ -423,7 +426,10 @@ class Computation:
         return self._refusal(file, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
 
     def _ask_checks(self, steps: Sequence[Step], batch: Batch, before: Before) -> None:
-        """Ask every `-- Check:` and `-- Warn:` for each date; a row that a check returns raises DateError."""
+        """Ask every `-- Check:` and `-- Warn:` for each date, and note what they find.
+
+        Raises DateError for a row that a check returns, unless the cell is accepted as it is.
+        """
         queries = [
             (step, check, day, step.check(check, day))
             for step in steps for day in step.dates for check in step.file.script.checks
@@ -433,7 +439,7 @@ class Computation:
             part = queries[start : start + CHECKS_PER_QUERY]
             for query, may_fail in zip(part, self._that_may_fail([sql for *_, sql in part]), strict=True):
                 if may_fail:
-                    self._ask_check(batch, *query)
+                    self._ask_check(batch, before, *query)
 
     def _that_may_fail(self, queries: Sequence[str]) -> Sequence[bool]:
         """Ask many checks in one query; true for each that returns a row.
@@ -448,7 +454,9 @@ class Computation:
                 raise
             return [True] * len(queries)
 
-    def _ask_check(self, batch: Batch, step: Step, check: HeaderLine, day: date, sql: str) -> None:
+    def _ask_check(
+        self, batch: Batch, before: Before, step: Step, check: HeaderLine, day: date, sql: str
+    ) -> None:  # fmt: skip
         file, place = step.file, f"{step.file.path}:{check.line}"
         label = f"{step.label}: {place}"
         try:
@@ -464,28 +472,31 @@ class Computation:
         text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
         shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
         found = f"{text} returned {count(len(rows), 'row')}: {shown}"
-        if not check.is_warning:
-            message = f"{label}: check failed: {found}. {self._disable_hint(file)}"
-            raise DateError(message, -1, file.name, step.dates)
-        self._note(self._warnings, file, day, batch, f"{place}: {found}")
+        names = self._names_with_cells(file, batch)
+        if not check.is_warning and not all(self._may_fail(name, day, batch, before) for name in names):
+            cures = f"{self._accept_hint(names, day, batch)}{self._disable_hint(file)}"
+            raise DateError(f"{label}: check failed: {found}. {cures}", -1, file.name, step.dates)
+        notes = self._warnings if check.is_warning else self._accepted
+        for name in names:
+            notes.setdefault((name, day), []).append(printable(f"{place}: {found}"))
 
-    def _note(self, notes: dict[Cell, list[str]], file: MetricFile, day: date, batch: Batch, text: str) -> None:
-        """Note something about the cell of a file, once."""
-        for name in self._names_with_cells(file, batch):
-            found = notes.setdefault((name, day), [])
-            found += [each for each in [printable(text)] if each not in found]
+    def _may_fail(self, name: str, day: date, batch: Batch, before: Before) -> bool:
+        """Tell whether the checks of a cell may fail: this run accepts it, or one of the same definition has."""
+        known = before.state(name, day)
+        return name in batch.accepts or (known.is_accepted and known.definition == self._catalog.definition(name))
 
     def _names_with_cells(self, file: MetricFile, batch: Batch) -> list[str]:
         """Return the name of a file; if it is a work table, which has no cells, the names that read it."""
         readers = self._catalog.readers_of_work_table(file.name)
-        return [name for name in batch.names if name in readers] if file.is_work_table else [file.name]
+        return [name for name in batch.names if name in readers] or [file.name]
 
     # --- what follows for this cell and for others --------------------------------------------------------------------
 
     def _computed(self, results: Sequence[StepResult]) -> list[Computed]:
         return [
             Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path, file.final_after, "\n".join(self._warnings.get((file.name, day), ())) or None)
+                     file.path, file.final_after, _lines(self._warnings, file.name, day),
+                     _lines(self._accepted, file.name, day))
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
@@ -550,6 +561,13 @@ class Computation:
     def _refusal(self, file: MetricFile, dates: Sequence[date], what: str) -> DateError:
         return DateError(f"{span(dates)}: {file.path}: {what}. {self._disable_hint(file)}", -1, file.name, dates)
 
+    def _accept_hint(self, names: Sequence[str], day: date, batch: Batch) -> str:
+        """Return the command that stores cells as they are; "" for a period that ends in the future."""
+        if day > self._today or not self._catalog.cells.issuperset(names):
+            return ""
+        options = shlex.join(word for name in sorted({*names, *batch.accepts}) for word in ("--accept", name))
+        return f"If the number is right: python run_metrics.py {day} {options}. "
+
     def _disable_hint(self, file: MetricFile) -> str:
         paths = [each.path for each in self._catalog.files_of(file.name)]
         names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
@@ -559,4 +577,8 @@ class Computation:
 def _remarks(found: Mapping[Cell, Sequence[str]]) -> Iterator[Remark]:
     """Yield a remark for each text, by date and name."""
     for (name, day), texts in sorted(found.items(), key=lambda item: item[0][::-1]):
-        yield from (Remark(name, day, text) for text in texts)
+        yield from (Remark(name, day, text) for text in dict.fromkeys(texts))  # a work table is asked more than once
+
+
+def _lines(found: Mapping[Cell, Sequence[str]], name: str, day: date) -> str | None:
+    return "\n".join(dict.fromkeys(found.get((name, day), ()))) or None

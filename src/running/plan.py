@@ -34,6 +34,7 @@ class RunArguments:
     json: bool = False
     retries: int = RETRIES
     wait: int = 0
+    accept: tuple[str, ...] = ()
     quiet: bool = False
     verbose: bool = False
 
@@ -62,6 +63,7 @@ class Batch:
     with_running: bool = False  # and the period of each file that runs on the last date
     looks_again: frozenset[str] = frozenset()  # names whose later periods hold these dates: the source was looked at
     if_changed: bool = False  # they are reopened only if a value has changed
+    accepts: frozenset[str] = frozenset()  # names whose checks may fail
 
     @property
     def label(self) -> str:

@@ -25,7 +25,7 @@ class Sum(NamedTuple):
     number: int
     definitions: frozenset[str]  # the first and the last by text: two if there are several
     has_failed: bool  # the last try of some cell
-    has_warnings: bool
+    has_remarks: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class CellsOf:
     older_sql: list[date] = field(default_factory=list)  # final, and of another definition than the present one
     future: list[date] = field(default_factory=list)  # dates after today: a clock was wrong once
     warnings: list[Remark] = field(default_factory=list)  # of what is stored, newest first
+    accepted: list[Remark] = field(default_factory=list)  # what checks found in it, newest first
     failure: Failure | None = None  # of the cell that is not current and whose last try failed last
     computed_at: str | None = None  # of the newest date, in UTC
     milliseconds: int | None = None
@@ -97,10 +98,11 @@ class Overview:
         """
         sums = {
             name: Sum(bool(is_helper), first, newest, number, frozenset({low, high} - {None}), failed is not None,
-                      bool(has_warnings))
-            for name, is_helper, first, newest, number, low, high, failed, has_warnings in self._db.query(
+                      bool(has_remarks))
+            for name, is_helper, first, newest, number, low, high, failed, has_remarks in self._db.query(
                 "SELECT metric, MAX(is_helper), MIN(metric_date), MAX(metric_date), COUNT(*), MIN(definition), "
-                "MAX(definition), MAX(failed_at), MAX(warning IS NOT NULL) FROM bi_metric_state GROUP BY metric"
+                "MAX(definition), MAX(failed_at), "
+                "MAX(COALESCE(warning, accepted) IS NOT NULL) FROM bi_metric_state GROUP BY metric"
             )
         }
         rows = {row[0]: row[1:] for row in self._db.query(
@@ -121,7 +123,7 @@ class Overview:
                 self._look_closer(cells)
         self._list_older_sql(found, definitions, sums)
         self._explain(found, [name for name, each in sums.items() if each.has_failed])
-        self._add_warnings(found, [name for name, each in sums.items() if each.has_warnings])
+        self._add_remarks(found, [name for name, each in sums.items() if each.has_remarks])
         self._tell_newest(found)
         return found
 
@@ -200,13 +202,16 @@ class Overview:
                 if not self._is_current(found[name], day):
                     found[name].failure = Failure(day, failed_at, error)
 
-    def _add_warnings(self, found: Mapping[str, CellsOf], names: Sequence[str]) -> None:
+    def _add_remarks(self, found: Mapping[str, CellsOf], names: Sequence[str]) -> None:
+        """Add what is warned of, and what is accepted."""
         if names:
-            for name, day, warning in self._db.query(
-                "SELECT metric, metric_date, warning FROM bi_metric_state "
-                "WHERE metric IN %s AND warning IS NOT NULL ORDER BY metric_date DESC", (tuple(names),),
-            ):  # fmt: skip
-                found[name].warnings += [Remark(name, day, text) for text in warning.split("\n")]
+            for name, day, warning, accepted in self._db.query(
+                "SELECT metric, metric_date, COALESCE(warning, ''), COALESCE(accepted, '') FROM bi_metric_state "
+                "WHERE metric IN %s AND COALESCE(warning, accepted) IS NOT NULL ORDER BY metric_date DESC",
+                (tuple(names),),
+            ):
+                found[name].warnings += [Remark(name, day, text) for text in warning.splitlines()]
+                found[name].accepted += [Remark(name, day, text) for text in accepted.splitlines()]
 
     def _is_current(self, cells: CellsOf, day: date) -> bool:
         is_past = cells.first is not None and cells.first <= day < self._today

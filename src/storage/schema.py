@@ -15,7 +15,8 @@ from src.metric_file.file import parse
 from src.server.codes import TRANSIENT
 
 OLD_INDEX, INDEX = "idx_state", "idx_metric_date"
-ADDED_COLUMNS = {"warning": "VARCHAR(1000) NULL"}  # to bi_metric_state, in the order of sql/schema.sql
+# To bi_metric_state, in the order of sql/schema.sql.
+ADDED_COLUMNS = {"warning": "VARCHAR(1000) NULL", "accepted": "VARCHAR(1000) NULL"}
 # Until version 2, updated_at also told which rows were final, and this value marked those to be computed again.
 MARK = "1970-01-02 00:00:00"
 # bi_metric_runs was the log of version 2, with a row for each run of a file on a date.

@@ -29,8 +29,8 @@ REPAIR = "run: ./setup.sh --schema"
 # The columns of bi_metric_headers behind the name, and how many characters each holds.
 HEADER_COLUMNS = {"title": 255, "description": 1000, "data_type": 50, "unit": 255, "owner": 255, "tags": 255,
                   "period": 50}  # fmt: skip
-NEWEST_COLUMN = "warning"  # of bi_metric_state: if it is there, all others are
-LONGEST_TEXT = 1000  # characters of bi_metric_state.error and warning
+NEWEST_COLUMN = "accepted"  # of bi_metric_state: if it is there, all others are
+LONGEST_TEXT = 1000  # characters of bi_metric_state.error, warning and accepted
 _ROWS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
 _FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
@@ -43,6 +43,7 @@ class CellState:
 
     state: State
     definition: str | None = None  # of the SQL that computed it; None: unknown
+    is_accepted: bool = False  # its checks may fail
 
 
 MISSING = CellState("missing")
@@ -77,6 +78,7 @@ class Computed:
     file: str
     final_after: int  # days after its date for which its number is not complete
     warning: str | None = None  # a line for each
+    accepted: str | None = None  # of the checks that failed, a line for each
 
 
 @dataclass(frozen=True)
@@ -205,22 +207,23 @@ class MetricStore:
         where, args = _where("m.metrics", "m.metric_date", {name: with_bases[name] for name in metrics})
         found = self._db.query(
             f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, newest, m.metrics, m.metric_date, m.data_type, "
-            "m.f_list, m.value_list, s.state, s.definition "
+            "m.f_list, m.value_list, s.state, s.definition, s.accepted IS NOT NULL "
             "FROM (SELECT MAX(metric_date) AS newest FROM bi_metric_state) AS always "
             f"LEFT JOIN bi_metrics AS m ON {where} "
             "LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date",
             args,
         )
         rows, states = {}, {}
-        for name, day, data_type, f_list, value_list, state, definition in (row[3:] for row in found):
+        for name, day, data_type, f_list, value_list, state, definition, is_accepted in (row[3:] for row in found):
             if name is not None:
-                states[name, day] = CellState(state or "reopened", definition)
+                states[name, day] = CellState(state or "reopened", definition, bool(is_accepted))
                 if day != bases.get(name):
                     rows[name, day] = StoredRow(data_type, f_list, value_list)
         if helpers:
             where, args = _where("metric", "metric_date", {name: with_bases[name] for name in helpers})
-            query = f"SELECT metric, metric_date, state, definition FROM bi_metric_state WHERE {where}"
-            states |= {(name, day): CellState(state, text) for name, day, state, text in self._db.query(query, args)}
+            query = "SELECT metric, metric_date, state, definition, accepted IS NOT NULL FROM bi_metric_state"
+            for name, day, state, definition, is_accepted in self._db.query(f"{query} WHERE {where}", args):
+                states[name, day] = CellState(state, definition, bool(is_accepted))
         moment, holds_lock, newest = found[0][:3]
         return Before(int(moment), bool(holds_lock), newest or date.min, rows, states)
 
@@ -281,14 +284,15 @@ class MetricStore:
             for c in part:
                 state = "final" if self.has_ended(c.day, moment, c.final_after) else "open"
                 values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id,
-                               _cut(c.warning)))  # fmt: skip
+                               _cut(c.warning), _cut(c.accepted)))  # fmt: skip
             self._db.execute(
                 "INSERT INTO bi_metric_state (metric, metric_date, is_helper, state, definition, computed_at, "
-                f"milliseconds, file, run_id, warning) VALUES {', '.join(['%s'] * len(values))} "
+                f"milliseconds, file, run_id, warning, accepted) VALUES {', '.join(['%s'] * len(values))} "
                 "ON DUPLICATE KEY UPDATE "
                 "is_helper = VALUES(is_helper), state = VALUES(state), definition = VALUES(definition), "
                 "computed_at = VALUES(computed_at), milliseconds = VALUES(milliseconds), file = VALUES(file), "
-                "run_id = VALUES(run_id), warning = VALUES(warning), error = NULL, failed_at = NULL",
+                "run_id = VALUES(run_id), warning = VALUES(warning), accepted = VALUES(accepted), "
+                "error = NULL, failed_at = NULL",
                 values,
             )
 
