@@ -225,20 +225,24 @@ class Run:
         for error in (*result.left_out, *([result.error] if result.error else ())):
             # A broken file fails 33 dates with the same words: print them once.
             (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
+        self._tell_warnings(result)
         self.summary.add(result)
         self.reporter.tick(len(batch.dates))
         is_mended = self.arguments.is_night and batch.dates[-1] < self.today - ONE_DAY
         self.reporter.result(result, is_mended and any(change.kind != "unchanged" for change in result.changes))
-        self._tell_remarks(result)
+        self._tell_accepted(result)
         return result
 
-    def _tell_remarks(self, result: BatchResult) -> None:
-        """Tell what a batch was warned of, and what became of the names of --accept."""
-        for warning in result.warnings[:SHOWN_WARNINGS]:
+    def _tell_warnings(self, result: BatchResult) -> None:
+        """Tell each warning once: a night may compute a date more than once."""
+        warnings = [each for each in result.warnings if each not in self.summary.warned]
+        for warning in warnings[:SHOWN_WARNINGS]:
             log.warning("%s", warning)
-        if len(result.warnings) > SHOWN_WARNINGS:
-            more = len(result.warnings) - SHOWN_WARNINGS
+        if more := len(warnings[SHOWN_WARNINGS:]):
             log.warning("%s: %s more of these; list_metrics.py --status --json has all", result.batch.label, more)
+
+    def _tell_accepted(self, result: BatchResult) -> None:
+        """Tell what became of the names of --accept."""
         for name in () if result.error else self.arguments.accept:
             found = [each for each in result.accepted if each.metric == name]
             for each in found:
@@ -332,7 +336,8 @@ class Run:
 
         results = self.runner.dry_run(work)
         for result in results:
-            self._tell_remarks(result)
+            self._tell_warnings(result)
+            self._tell_accepted(result)
         changes = [change for result in results for change in result.changes]
         if self.arguments.json:
             write_text(as_json([asdict(change) for change in changes]))

@@ -200,7 +200,8 @@ def test_every_metric_file_passes_every_rule_and_computes_the_same_both_ways(shi
     loaded = shipped.run("--initial", str(today - timedelta(days=60)), str(today - timedelta(days=4)))
     assert loaded.returncode == 0, loaded.stderr
     night = shipped.run()
-    assert (night.returncode, night.stderr) == (0, ""), night.stderr
+    odd = [line for line in night.stderr.splitlines() if "; -- Usual allows " not in line]  # than a game this small is
+    assert (night.returncode, odd) == (0, []), night.stderr
     stored = {name for name, _, value in shipped.database.metrics() if value not in ("{}", "[]")}
     assert {name for name in names if name != "game_plays_per_day"} <= stored
     compared = shipped.run("--verify", str(today - timedelta(days=20)), str(today - timedelta(days=10)))

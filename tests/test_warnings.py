@@ -72,6 +72,17 @@ def test_a_warning_is_in_the_json_of_the_run_and_of_the_hook(odd: Project) -> No
     assert json.loads((odd.folder / "told").read_text())["warned"] == [expected]
 
 
+def test_a_night_that_computes_a_date_twice_tells_its_warning_once(odd: Project) -> None:
+    odd.write("m.sql", card("-- Warn: SELECT 1"))
+    assert odd.run("--last", "4").returncode == 0
+    odd.write("m.sql", card("-- Warn: SELECT 1", value="2"))
+    night = odd.run("--json", "--quiet", env={"METRICS_LOOKBACK_DAYS": "2"})
+    days = [str(today() - timedelta(days=back)) for back in (1, 3, 2)]
+    assert odd.log().count(f"{days[0]} sql/m.sql: start") == 3  # the first run, and twice the night
+    assert [line.split()[1] for line in told(night.stderr) if "returned" in line] == days
+    assert [each["metric_date"] for each in json.loads(night.stdout.splitlines()[-1])["warned"]] == days
+
+
 def test_several_warnings_of_a_cell_are_told_one_by_one_and_checks_beside_them_still_fail(odd: Project) -> None:
     odd.write("m.sql", card("-- Warn: SELECT 1\n-- Warn: SELECT 0 LIMIT 0\n-- Warn: SELECT 'a\\nb'"))
     lines = ["sql/m.sql:2: SELECT 1 returned 1 row: 1", "sql/m.sql:4: SELECT 'a\\nb' returned 1 row: a\\nb"]

@@ -126,8 +126,8 @@ class RunSummary:
         self.failed: list[date] = []
         self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its date
         self.changes: list[Change] = []  # of rows that were final
-        self.warned: list[Remark] = []
-        self.accepted: list[Remark] = []
+        self.warned: dict[Remark, None] = {}
+        self.accepted: dict[Remark, None] = {}
         self.redefined: set[str] = set()  # names whose first cell of a new definition this run has stored
         self.first_error: str = ""
         self.partly_stored = False
@@ -148,8 +148,8 @@ class RunSummary:
         if result.error is not None:
             self.failed += result.batch.dates
             self.fail(result.error)
-        self.warned += result.warnings
-        self.accepted += result.accepted
+        self.warned |= dict.fromkeys(result.warnings)
+        self.accepted |= dict.fromkeys(result.accepted)
         self.redefined |= result.redefined
         self.has_reopened |= bool(result.reopened)
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]

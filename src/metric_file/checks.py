@@ -30,6 +30,7 @@ from src.metric_file.text import (
     place,
     unquoted,
 )
+from src.metric_file.usual import parse_usual
 from src.sql_loader import EVERY_METRIC, Catalog
 from src.wording import printable
 
@@ -37,11 +38,11 @@ Severity = Literal["error", "warning"]
 
 LONGEST_NAME = 100  # characters of bi_metrics.metrics
 _HEADER_VALUES: dict[str, Callable[[str], object]] = {
-    "period": parse_period, "running": parse_running, "final after": parse_final_after
+    "period": parse_period, "running": parse_running, "final after": parse_final_after, "usual": parse_usual
 }  # fmt: skip
 ALLOWED_ERRORS = ("reads-later-metric", "warnings")  # the latter are the server's, of what a file computes
 _DECIDING_LINE = re.compile(
-    r"(?i)--[ \t]+(Check([ \t]*\(ended\))?|Warn|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:"
+    r"(?i)--[ \t]+(Check([ \t]*\(ended\))?|Warn|Usual|Reads|Empty|Allow|Period|Running|Final After)[ \t]*:"
 )
 _PARAMETER = re.compile(r"(?<!%)(?:%%)*%\(([0-9A-Za-z_]+)\)s")
 _ALLOWED = WRITERS | {"SELECT", "SET", "DO", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "USE"}
@@ -508,14 +509,29 @@ class _Rules:
                 yield line, f"{_cut(value)} is none of {types}", file.kind is Kind.SELECT
             elif key == "dimensions" and file.data_type == "card":
                 yield line, "a card has one value per date and no dimensions; make it a ranking, or remove this line"
-            elif key in _HEADER_VALUES and (said := _refused(_HEADER_VALUES[key], value)):
+            elif said := _refused(_HEADER_VALUES[key], value) if key in _HEADER_VALUES else "":
                 yield line, said, True
+            elif key == "usual":
+                yield from ((line, said, True) for said in self._wrong_usual(parse_usual(value).field))
             elif key == "empty" and value.lower() != "ok" and not _is_json(value):
                 yield line, 'neither ok nor JSON; write for example `-- Empty: {"users": 0}`', True
             for name in filter(None, map(str.strip, value.split(","))):
                 may_be_allowed = name in ALLOWED_ERRORS or RULES.get(name) == "warning"
                 if key == "allow" and not may_be_allowed:
                     yield line, f"{_cut(name)} is not a rule that can be allowed; correct or remove it"
+
+    def _wrong_usual(self, field: str) -> Iterator[str]:
+        """Yield what is wrong with a `-- Usual:` line of a field, or of all if it is ""."""
+        file, fields = self.file, _fields(self.file)
+        if file.is_helper or file.data_type == "ranking":
+            what = "helper" if file.is_helper else "ranking"
+            yield f"a {what} has no number that could be compared with those before it; remove this line"
+        elif [usual.field for usual in file.usual].count(field) > 1:
+            yield f"two lines for {_cut(field) or 'all fields'}; remove one of them"
+        elif field and fields and field not in fields:
+            near = get_close_matches(field, fields, 1, 0.4)
+            cure = f"did you mean {_cut(near[0])}?" if near else f"there are {_cut(', '.join(fields))}"
+            yield f"the SELECT has no field {_cut(field)}; {cure}"
 
     def _metrics_named(self) -> dict[str, HeaderLine | Token]:
         """Return the metrics that the file says it reads, with the place: those of its header, else of its text."""
@@ -730,6 +746,15 @@ def _has_a_name(item: list[Token]) -> bool:
     is_unit = words[-3:-2] == ["INTERVAL"]
     is_typed = last.kind == "string" and (before in ("DATE", "TIME", "TIMESTAMP", "N", "X", "B") or before[:1] == "_")
     return not (is_operand or is_unit or is_typed)
+
+
+def _fields(file: MetricFile) -> list[str]:
+    """Return the fields of a SELECT metric; none if its text does not say them all, as `*` does not."""
+    found = _select_list(file.statements[-1]) if file.kind is Kind.SELECT else []
+    if not all(_has_a_name(item) and item[-1].text != "*" for item in found):
+        return []
+    names = [unquoted(item[-1]).replace("%%", "%") for item in found]
+    return [name for name in names if name.lower() != "metric_date"]
 
 
 @lru_cache(maxsize=1000)

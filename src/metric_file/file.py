@@ -13,6 +13,7 @@ from src.metric_file.header import QUERIES, HeaderLine, header_lines
 from src.metric_file.period import DAY, Period, parse_final_after, parse_period, parse_running
 from src.metric_file.reads import Reads, reads_of
 from src.metric_file.text import SPACE, Statement, Table, Token, place, read
+from src.metric_file.usual import Usual, parse_usual
 
 TESTS = "tests"  # the folder of the metrics' tests, below METRICS_DIR
 
@@ -153,6 +154,12 @@ class MetricFile:
     def final_after(self) -> int:
         """How many days after the end of its period a number is complete, by `-- Final After:`."""
         return _read_or(parse_final_after, self.script.header_value("final after"), 0)
+
+    @cached_property
+    def usual(self) -> tuple[Usual, ...]:
+        """How far numbers may be from those before them, by `-- Usual:`; a wrong line is left out."""
+        lines = (line.value for line in self.script.header if line.key == "usual")
+        return tuple(usual for line in lines if (usual := _read_or(parse_usual, line, None)))
 
     @cached_property
     def temporary_tables(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from src.metric_file.text import SPACE, Statement, Token, place, read
 
 KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions", "data type", "empty", "check", "reads",
-        "allow", "period", "running", "final after", "check (ended)", "warn")  # fmt: skip
+        "allow", "period", "running", "final after", "check (ended)", "warn", "usual")  # fmt: skip
 DATA_TYPES = ("card", "timeseries", "ranking")
 QUERIES = ("check", "check (ended)", "warn")  # those of KEYS whose value is a SELECT
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*(\([A-Za-z ]*\))?[ \t]*:[ \t\r]*")

@@ -21,6 +21,7 @@ from src.metric_file.header import HeaderLine
 from src.metric_file.parameters import Parameters
 from src.metric_file.step import Step
 from src.metric_file.text import Statement
+from src.metric_file.usual import dates_before, numbers_of, unusual
 from src.running.finality import Written, reopened
 from src.running.plan import Batch
 from src.running.readers import DATES_AHEAD, Readers
@@ -119,6 +120,7 @@ class Computation:
         checks_run_code = any(self._catalog.checks_run_code(file) for file in batch.files)
         with self._db.keeping_settings() if checks_run_code else nullcontext():
             self._ask_checks([result.step for result in results], batch, before)
+        self._look_for_unusual([result.step for result in results], before)
         computed = self._computed(results)
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
@@ -489,6 +491,21 @@ class Computation:
         """Return the name of a file; if it is a work table, which has no cells, the names that read it."""
         readers = self._catalog.readers_of_work_table(file.name)
         return [name for name in batch.names if name in readers] or [file.name]
+
+    def _look_for_unusual(self, steps: Sequence[Step], before: Before) -> None:
+        """Note each number that is far from those before it, as far as `-- Usual:` lines ask for it."""
+        files = {(step.file.name, day): step.file for step in steps if step.file.usual for day in step.dates
+                 if self._store.has_ended(day, before.moment, step.file.final_after)}  # fmt: skip
+        earlier = {(name, day): dates_before(day, file.period) for (name, day), file in files.items()}
+        needed: dict[str, set[date]] = {}
+        for (name, day), days in earlier.items():
+            needed.setdefault(name, set()).update([day, *days])
+        numbers = {cell: numbers_of(value) for cell, value in self._store.values(needed)} if needed else {}
+        for (name, day), file in files.items():
+            if (own := numbers.get((name, day))) is not None:
+                others = [found for each in earlier[name, day] if (found := numbers.get((name, each)))]
+                texts = unusual(file.usual, own, others, file.period, day, in_all=file.data_type != "card")
+                self._warnings.setdefault((name, day), []).extend(map(printable, texts))
 
     # --- what follows for this cell and for others --------------------------------------------------------------------
 
