@@ -25,6 +25,7 @@ from src.display.status import MetricState
 from src.metric_file.file import MetricFile, parse
 from src.metric_file.period import DAY
 from src.storage.overview import CellsOf, Correction, Failure
+from src.storage.store import Remark
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,8 @@ def metric(
     **more: Any,
 ) -> MetricPage:  # fmt: skip
     """A metric with a row for each number of days back, final unless it is of today or listed in reopened."""
-    known: dict[str, Any] = {"missing": [], "reopened": [], "older_sql": [], "future": []}
+    known: dict[str, Any] = {"missing": [], "reopened": [], "older_sql": [], "future": [], "warnings": [],
+                             "accepted": []}  # fmt: skip
     known |= {key: more.pop(key) for key in known.keys() & more.keys()}
     failure = Failure(TODAY, "2026-11-24 02:10:07", error) if error else None
     cells = CellsOf(name, False, DAY, TODAY, TODAY, TODAY, failure=failure, computed_at="2026-11-24 02:10:07",
@@ -63,6 +65,9 @@ def page_of(*metrics: MetricPage, **more: Any) -> Page:
 REVENUE = {back: f'{{"revenue": {1345187 - 2113 * back}.{back:02}}}' for back in range(100) if back not in (12, 13)}
 ACTIVITY = {back: json.dumps({"daily": 2000 + 37 * (back % 7), "ratio": 0.1 + back / 7}) for back in range(100)}
 HOURS = {back: json.dumps([{"hour": h, "plays": 900 + h * 71 - back} for h in range(24)]) for back in range(3)}
+UNUSUAL = "daily is 12, 24 % of the usual 50 (median of 8 Mondays); -- Usual allows 50 % to 200 %"
+WARNINGS = [(1, UNUSUAL), (1, "gone is no number of the row, and -- Usual names it"), (30, UNUSUAL)]
+WARNED = (20, "sql/total_revenue.sql:2: SELECT value_list FROM bi_metrics returned 1 row: {}")
 TITLES = [f"Game {number}" for number in range(40)]
 GAMES = {
     back: json.dumps([
@@ -75,8 +80,11 @@ HELPER = metric("fill", "", {}, file_errors=[EVIL])
 HELPER = replace(HELPER, state=replace(HELPER.state, file=replace(HELPER.file, script=parse("DELETE FROM per_day"))))
 REAL = page_of(
     metric("total_revenue", "card", REVENUE, missing=[day(13), day(12)], reopened=[day(5)],
+           warnings=[Remark("total_revenue", day(WARNED[0]), WARNED[1])],
            corrections=[Correction("total_revenue", day(3), '{"revenue": 1338848.01}', '{"revenue": 1338848.03}')]),
-    metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), older_sql=[day(40), day(39)]),
+    metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), older_sql=[day(40), day(39)],
+           warnings=[Remark("user_activity", day(back), text) for back, text in WARNINGS],
+           accepted=[Remark("user_activity", day(4), "sql/user_activity.sql:3: SELECT 1 returned 1 row: 1")]),
     metric("plays_by_hour", "timeseries", HOURS),
     metric("top_games", "ranking", GAMES, error="40_top.sql:7: Unknown column (1054)"),
     state="1 metric failed", commands=("python run_metrics.py --metric top_games",), is_well=False,
@@ -86,7 +94,8 @@ HOSTILE = page_of(
     metric(LONG, "card", {1: json.dumps({EVIL: EVIL, LONG: "NaN", "d": "\ud800"}), 2: "null", 3: "[]", 4: "not JSON"},
            header=[f"{key}: {EVIL}" for key in ("Description", "Unit", "Owner", "Tags")], error=EVIL,
            file_errors=[EVIL], reads=[EVIL], sql={EVIL: EVIL},
-           corrections=[Correction(LONG, TODAY, json.dumps({LONG: EVIL}), "{}")]),
+           corrections=[Correction(LONG, TODAY, json.dumps({LONG: EVIL}), "{}")],
+           warnings=[Remark(LONG, day(1), EVIL)], accepted=[Remark(LONG, day(1), EVIL)]),
     metric("numbers", "card", {1: '{"big": 12345678901234567890.1234567891, "huge": 1e400, "tiny": 1e-400, "beyond": '
            '1e99999999999999999999, "nan": NaN, "zero": 0.000, "far": 1e999999999, "long": ' + "9" * 5000 + "}",
            2: '{"big": 0, "huge": -1e400, "tiny": 0, "far": -9e999999999}'}),
@@ -189,7 +198,7 @@ def test_the_numbers_of_a_card_equal_its_rows(show: Open) -> None:
         date.fromisoformat(monday) + timedelta(days=place): text
         for monday, *texts in table(shown) for place, text in enumerate(texts) if text
     }  # fmt: skip
-    numbers = {at: Decimal(text.rstrip("*†").replace(",", "")) for at, text in found.items() if text != "missing"}
+    numbers = {at: Decimal(text.rstrip("*†‡").replace(",", "")) for at, text in found.items() if text != "missing"}
     stored = {day(back): json.loads(text, parse_float=Decimal)["revenue"] for back, text in REVENUE.items()}
     first = min(found)  # a week is shown whole
     assert day(90 + 6) < first <= day(89)
@@ -225,7 +234,7 @@ def test_a_line_and_a_strip_tell_what_is_reopened_revised_and_missing(show: Open
     assert [*(final | dashed).values()] == [round((high - number) / (high - low) * 100) for number in numbers]
     assert shown.locator(".plot .m").get_attribute("d") == f"M{89 - 13} 105v-9M{89 - 12} 105v-9"
     assert points(shown.locator(".plot .r").get_attribute("d")) == {86: final[86]}
-    assert shown.locator(".legend li").all_inner_texts() == ["not final", "missing", "revised"]
+    assert shown.locator(".legend li").all_inner_texts() == ["not final", "missing", "revised", "warning"]
     assert shown.locator(".ends span").all_inner_texts() == ["1.35M", "1.16M"]
     assert shown.locator(".dates bdi").all_inner_texts() == ["27 Aug", "11 Oct", "24 Nov"]
     assert shown.locator(".plot svg").get_attribute("aria-label") == (
@@ -234,6 +243,25 @@ def test_a_line_and_a_strip_tell_what_is_reopened_revised_and_missing(show: Open
     )
     counts = shown.locator(".strip").inner_text()
     assert counts == "Last 92 dates: 88 final 2 not final 2 missing 1 revised"
+
+
+def test_a_field_is_marked_where_a_warning_is_about_it_and_the_newest_are_told_on_the_card(show: Open) -> None:
+    tab = show(REAL)
+    unfold(tab)
+    shown = card(tab, "user_activity")
+    for name, place, backs in (("user_activity", 0, (30, 1)), ("user_activity", 1, ()), ("total_revenue", 0, (20,))):
+        plot, numbers = card(tab, name).locator(".plot").nth(place), card(tab, name).locator("table.weeks").nth(place)
+        line = points(plot.locator(".f").get_attribute("d"))
+        for ring in plot.locator(".w, .wi").all():
+            assert points(ring.get_attribute("d")) == {89 - back: line[89 - back] for back in backs}
+        assert plot.locator(".w, .wi").count() == 2 * bool(backs)
+        assert numbers.locator("td", has_text="‡").count() == len(backs)
+    assert shown.locator(".legend").last.locator("li").all_inner_texts() == ["not final", "warning"]
+    assert shown.locator(".problems li").all_inner_texts()[-3:] == [
+        f"warning of {day(1)}: {UNUSUAL}", f"warning of {day(1)}: {WARNINGS[1][1]}",
+        f"accepted {day(4)}: sql/user_activity.sql:3: SELECT 1 returned 1 row: 1",
+    ]  # fmt: skip
+    assert "troubled" not in str(shown.get_attribute("class"))
 
 
 def test_a_timeseries_shows_its_items_beside_those_of_the_day_before(show: Open) -> None:
@@ -283,7 +311,7 @@ def test_a_dimension_is_one_line_for_each_of_its_eight_largest_values(show: Open
         assert line == {89 - n: round((90 * place + n) / span * 100) for n in range(1, 90) if n != 4}, place
     unfold(tab)
     assert len(table(shown)) == 10
-    assert shown.locator("caption").nth(1).inner_text() == "DE: revenue. * not final, † revised"
+    assert shown.locator("caption").nth(1).inner_text() == "DE: revenue. * not final, † revised, ‡ warning"
 
 
 SUNDAYS = {2 + 7 * week: 5000 - 11 * week for week in range(60)}
@@ -392,7 +420,9 @@ def test_problems_and_what_repairs_them_are_named(show: Open) -> None:
     assert card(tab, "top_games").locator(".problems").inner_text() == (
         "the last try of 2026-11-24 failed: 40_top.sql:7: Unknown column (1054)"
     )
-    assert card(tab, "user_activity").locator(".problems").inner_text() == "of older SQL: 2026-10-15 to 2026-10-16"
+    assert card(tab, "user_activity").locator(".problems li").first.inner_text() == (
+        "of older SQL: 2026-10-15 to 2026-10-16"
+    )
     assert "Unknown column (1054)" in card(tab, "top_games").inner_text()
     assert "1338848.01 -> 1338848.03" in card(tab, "total_revenue").inner_text()
 
@@ -431,7 +461,8 @@ def test_hostile_content_is_shown_as_text(show: Open) -> None:
     ]  # fmt: skip
     assert "12,345,678,901,234,567,890.1234567891" in table(card(tab, "numbers"))[0]
     assert len(table(card(tab, "long_ranking"), 1)) == 490
-    badges = f"file error: {EVIL}\nthe last try of 2026-11-24 failed: {EVIL}"
+    badges = (f"file error: {EVIL}\nthe last try of 2026-11-24 failed: {EVIL}\nwarning of {day(1)}: {EVIL}\n"
+              f"accepted {day(1)}: {EVIL}")  # fmt: skip
     assert card(tab, LONG).locator(".problems").inner_text() == badges
     assert all("No value to show" in card(tab, name).inner_text() for name in ("null", "empty", "nothing"))
 

@@ -37,6 +37,7 @@ class Series:
     dates: Sequence[date]  # of the time axis, ascending
     missing: Collection[date]
     revised: Collection[date]  # whose value was replaced after it had been final
+    warnings: Mapping[date, Sequence[str]]
 
     @property
     def shown(self) -> date | None:
@@ -61,12 +62,17 @@ class Series:
     def short_label(self, day: date) -> str:
         return f"{day:%a} {day.day} {day:%b}" if self.period == DAY else self.period.label(day)
 
-    def texts(self, values: Mapping[date, Any]) -> dict[date, str]:
-        """Return each value with every digit and with its marks, and the missing dates."""
-        found = {
-            day: exact(value) + ("" if self.is_final(day) else "*") + ("†" if day in self.revised else "")
-            for day, value in values.items()
-        }
+    def is_warned_of(self, field: str, day: date) -> bool:
+        """Whether a warning of the date is about a field: one of `-- Usual:` is about the field that it begins with."""
+        texts = self.warnings.get(day, ())
+        return any(text.startswith(f"{field} is ") or "-- Usual " not in text for text in texts)
+
+    def texts(self, field: str, values: Mapping[date, Any]) -> dict[date, str]:
+        """Return each value of a field with every digit and with its marks, and the missing dates."""
+        found = {}
+        for day, value in values.items():
+            marks = ("*", not self.is_final(day)), ("†", day in self.revised), ("‡", self.is_warned_of(field, day))
+            found[day] = exact(value) + "".join(mark for mark, holds in marks if holds)
         return found | dict.fromkeys(self.missing, "missing")
 
 
@@ -82,6 +88,9 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
         return view
     if data_type not in ("timeseries", "ranking"):
         fields = list(_card(series, shown))
+        charts = [field["chart"] for field in fields if field["chart"]]
+        if charts:  # the last legend stands for all
+            charts[-1]["legend"] = list(dict.fromkeys(entry for chart in charts for entry in chart["legend"]))
         return view | {"names": [field["name"] for field in fields], "fields": fields, "tables": fields}
     (day_before, before), (week_before, _) = series.compared_with(shown)
     against = (week_before, "vs a week before") if series.period == DAY else (day_before, f"vs {before}")
@@ -133,7 +142,7 @@ def _card(series: Series, shown: date) -> Iterator[View]:
                 note = " (not final)" if day in rows and not rows[day].is_final else ""
                 changes.append((*_change(numbers[shown], numbers.get(day)), words + note))
         yield {"name": name, "measure": "", "value": values.get(shown), "changes": changes,
-               "chart": _lines(name, series, {"": numbers}, shown), "texts": series.texts(values)}  # fmt: skip
+               "chart": _lines(name, series, {"": numbers}, shown), "texts": series.texts(name, values)}  # fmt: skip
 
 
 def _change(number: Decimal, before: Decimal | None) -> tuple[str, str]:
@@ -156,7 +165,7 @@ def _lines(
 ) -> View | None:
     """Return lines on one time axis, dashed from and to each date that is not final; None without a number.
 
-    One line has marks: its value of `shown`, the revised and the missing dates.
+    One line has marks: its value of `shown`, the revised and the missing dates, and those with a warning.
     """
     dates = series.dates
     inside = {key: {x: numbers[day] for x, day in enumerate(dates) if day in numbers} for key, numbers in lines.items()}
@@ -175,13 +184,15 @@ def _lines(
         paths["b" + kind] = _path({x: y for x, y in heights.items() if x in near})
         paths["f" + kind] = _path(solid)
     legend = [("b", "not final")] if any(path for key, path in paths.items() if key[0] == "b") else []
-    if len(lines) == 1:  # a mark for what is unusual goes here
+    if len(lines) == 1:
+        warned = {x: y for x, y in first.items() if series.is_warned_of(name, dates[x])}
         revised = {x: first[x] for x in first if dates[x] in series.revised}
         missing = [x for x, day in enumerate(dates) if day in series.missing]
         paths["m"] = "".join(f"M{x} {FLOOR}v-9" for x in missing)
-        paths["r"] = "".join(f"M{x} {y}h0" for x, y in revised.items())
+        paths["w"] = paths["wi"] = _dots(warned)  # a ring: a dot, and a smaller one within
+        paths["r"] = _dots(revised)
         paths["d"] = _path({x: y for x, y in first.items() if dates[x] == shown})
-        legend += [(key, text) for key, text in (("m", "missing"), ("r", "revised")) if paths[key]]
+        legend += [(key, text) for key, text in (("m", "missing"), ("r", "revised"), ("w", "warning")) if paths[key]]
     alt = _alt(name, [f"{day}" for day in dates], next(filter(None, inside.values())))
     labels = _three([series.axis_label(day) for day in dates])
     return {"kind": "line", "name": name, "measure": "", "alt": alt, "ends": ends_of(low, high), "paths": paths,
@@ -207,6 +218,10 @@ def _path(points: Mapping[int, int]) -> str:
             path += f"l{x - last_x}{y - last_y:+}"
         last_x, last_y = x, y
     return path
+
+
+def _dots(points: Mapping[int, int]) -> str:
+    return "".join(f"M{x} {y}h0" for x, y in points.items())
 
 
 def _height(number: Decimal, low: Decimal, high: Decimal) -> int:
@@ -254,7 +269,7 @@ def _by_dimension(
             numbers = {day: number for day, found in by_date.items()
                        if (number := number_of(found.get(key, {}).get(name))) is not None}  # fmt: skip
             lines[key] = numbers
-            tables.append({"name": key, "measure": name, "texts": series.texts(numbers)})
+            tables.append({"name": key, "measure": name, "texts": series.texts(name, numbers)})
         if chart := _lines(name, series, lines):
             keys = [(f"f s{place}", f"{key} {brief(sizes[key])}") for place, key in enumerate(lines)]
             charts.append(chart | {"measure": name, "legend": (keys if len(keys) > 1 else []) + chart["legend"]})

@@ -156,13 +156,16 @@ def _axis(period: Period, today: date, days: int) -> list[date]:
 
 def _view(metric: MetricPage, page: Page) -> View:
     """Return a metric, the date it is shown on, what is drawn of it, and the states of its last dates."""
-    revised = {each.metric_date for each in metric.corrections}
+    revised = {correction.metric_date for correction in metric.corrections}
     period = metric.file.period
     dates = _axis(period, page.today, page.days)
     if period.unit != "day":  # a year of weeks is much for a metric that began last month
         with_rows = sum(day >= min(metric.rows, default=day) for day in dates)
         dates = dates[-max(with_rows, FEWEST_DATES) :]
-    series = Series(metric.rows, period, dates, frozenset(metric.state.cells.missing), revised)
+    warnings: dict[date, list[str]] = {}
+    for each in metric.state.cells.warnings:
+        warnings.setdefault(each.metric_date, []).append(each.text)
+    series = Series(metric.rows, period, dates, frozenset(metric.state.cells.missing), revised, warnings)
     last = date_range(page.today - (STRIP_DAYS - 1) * ONE_DAY, page.today) if period.unit == "day" else dates
     shown, label = series.shown, ""
     if shown:

@@ -85,7 +85,7 @@ def unusual(
     nothing can be said. `in_all`: the numbers are sums of items.
     """
     named = {line.field: line for line in lines}
-    for field in dict.fromkeys([*numbers, *filter(None, named)]):
+    for field in sorted({*numbers, *named} - {""}):  # servers keep the keys of JSON in orders of their own
         line = named.get(field) or named.get("")
         if line and field not in numbers:
             yield f"{field} is no number of the row, and -- Usual names it"

@@ -496,15 +496,15 @@ class Computation:
         """Note each number that is far from those before it, as far as `-- Usual:` lines ask for it."""
         files = {(step.file.name, day): step.file for step in steps if step.file.usual for day in step.dates
                  if self._store.has_ended(day, before.moment, step.file.final_after)}  # fmt: skip
-        earlier = {(name, day): dates_before(day, file.period) for (name, day), file in files.items()}
         needed: dict[str, set[date]] = {}
-        for (name, day), days in earlier.items():
-            needed.setdefault(name, set()).update([day, *days])
+        for (name, day), file in files.items():
+            needed.setdefault(name, set()).update([day, *dates_before(day, file.period)])
         numbers = {cell: numbers_of(value) for cell, value in self._store.values(needed)} if needed else {}
         for (name, day), file in files.items():
             if (own := numbers.get((name, day))) is not None:
-                others = [found for each in earlier[name, day] if (found := numbers.get((name, each)))]
-                texts = unusual(file.usual, own, others, file.period, day, in_all=file.data_type != "card")
+                days = dates_before(day, file.period)
+                others = [found for each in days if (found := numbers.get((name, each)))]
+                texts = unusual(file.usual, own, others, file.period, day, in_all=file.data_type == "timeseries")
                 self._warnings.setdefault((name, day), []).extend(map(printable, texts))
 
     # --- what follows for this cell and for others --------------------------------------------------------------------
