@@ -75,7 +75,7 @@ class MetricRunner:
             except (DateError, DatabaseError, LockedError) as error:
                 failed = error if isinstance(error, DateError) else DateError(f"{batch.label}: {error}")
                 self._keep_reason(batch, failed)
-            failed_names = {failed.name, *self._catalog.readers_of_work_table(failed.name)}
+            failed_names = {failed.name, *self._catalog.dependents_of_work_table(failed.name)}
             rest = batch.without({*failed_names, *self._catalog.all_dependents(failed_names)})
             may_go_on = batch.goes_on and failed.name and rest.files and failed.code not in TRANSIENT
             if not may_go_on or self._db.is_lost():  # _keep_reason() has tried to connect again
@@ -213,9 +213,9 @@ class MetricRunner:
         """
         if error.code in TRANSIENT or not (error.name or error.partly_stored):
             return
-        # A work table has no cells: what reads it has failed.
-        readers = self._catalog.readers_of_work_table(error.name)
-        names = [error.name] if error.name in self._catalog.cells else readers.intersection(batch.names)
+        # A work table has no cells: what depends on it has failed.
+        dependents = self._catalog.dependents_of_work_table(error.name)
+        names = [error.name] if error.name in self._catalog.cells else dependents.intersection(batch.names)
         cells = [(name, day, name in self._catalog.helper_names) for name in names for day in error.dates[-1:]]
         try:
             self._connect_if_lost()

@@ -177,7 +177,7 @@ def _statements(file: MetricFile) -> list[Statement]:
 
 def _not_a_metric(catalog: Catalog, name: str) -> str:
     if catalog.files_of(name):
-        readers = (catalog.all_dependents([name]) | catalog.readers_of_work_table(name)) & catalog.names
+        readers = (catalog.all_dependents([name]) | catalog.dependents_of_work_table(name)) & catalog.names
         listed = ", ".join(sorted(readers)) or "none does yet"
         return f"{name} is a helper, which has no row; test a metric that reads it: {listed}"
     near = get_close_matches(name, sorted(catalog.names), 1, 0.4)

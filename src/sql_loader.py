@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
@@ -281,9 +281,15 @@ class Catalog:
         """Return the work tables that a name reads, also through other work tables."""
         return frozenset(closure([name], self._work_tables_read))
 
-    def readers_of_work_table(self, name: str) -> frozenset[str]:
+    def dependents_of_work_table(self, name: str) -> frozenset[str]:
         """Return the names with cells that read a work table; none if the name is not one of a work table."""
         return frozenset(each for each in self.cells if name in self.work_tables_of(each))
+
+    def disable_hint(self, name: str) -> str:
+        """Return how to run without a metric or helper, in words."""
+        paths = [file.path for file in self.files_of(name)]
+        names = " and ".join(f"_{each}" for each in dict.fromkeys(PurePosixPath(path).name for path in paths))
+        return f"To run without this metric: rename {' and '.join(paths)} to {names}"
 
     @cached_property
     def _work_tables_read(self) -> dict[str, frozenset[str]]:

@@ -78,8 +78,8 @@ class Reporter:
         line = f"{result.batch.label}  {what}{on}" + (f": {kinds or 'no rows'}" if metrics else "")
         if result.not_run:
             line += f"; without {listed(sorted(result.not_run))}"
-        if result.reopened:
-            line += f"; {count(result.reopened, 'later row')} to be computed again"
+        if result.reopened_count:
+            line += f"; {count(result.reopened_count, 'later row')} to be computed again"
         if result.open_from:
             line += f"; not final: {result.open_from} has not ended"
         changed = [change for change in result.changes if change.kind == "changed" and change.was_final]
@@ -151,7 +151,7 @@ class RunSummary:
         self.warned |= dict.fromkeys(result.warnings)
         self.accepted |= dict.fromkeys(result.accepted)
         self.redefined |= result.redefined
-        self.has_reopened |= bool(result.reopened)
+        self.has_reopened |= bool(result.reopened_count)
         self.changes += [change for change in result.changes if change.kind == "changed" and change.was_final]
 
     def fail(self, error: Exception) -> None:

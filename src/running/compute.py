@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import groupby
-from pathlib import PurePosixPath
 
 from src.dates import ONE_DAY, span
 from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
-from src.metric_file.file import Kind, MetricFile, Mode
-from src.metric_file.header import HeaderLine
+from src.metric_file.file import Kind, MetricFile
 from src.metric_file.parameters import Parameters
 from src.metric_file.step import Step
 from src.metric_file.text import Statement
-from src.metric_file.usual import dates_before, numbers_of, unusual
-from src.running.finality import Written, reopened
+from src.running.finality import Written, cells_to_reopen
 from src.running.plan import Batch
-from src.running.readers import DATES_AHEAD, Readers
+from src.running.readers import Readers
+from src.running.row_checks import Found, RowChecks, lines, remarks
 from src.running.select_rows import Selected, run_select
 from src.running.server_warnings import QueryError, refuse_warnings
+from src.running.steps import Steps
 from src.server.codes import LOCK_GONE, REFUSES_A_VALUE, TRANSIENT
 from src.sql_loader import Catalog
 from src.storage.changes import Change, StoredRow, compare, is_readable
 from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Remark, Replaced
-from src.wording import count, printable
 
 log = logging.getLogger("bi_metrics")
 
-CHECKS_PER_QUERY = 100
 MOST_BYTES_UNSENT = 1_000_000  # of rows of SELECT metrics
-ROWS_SHOWN = 3  # of a check or a warning that found some
-SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class BatchResult:
     steps: tuple[StepResult, ...] = ()
     changes: tuple[Change, ...] = ()  # one per row written
     open_from: date | None = None  # the first date that had not ended when the transaction began
-    reopened: int = 0  # cells of other dates or metrics that were current, and must be computed again
+    reopened_count: int = 0  # cells of other dates or metrics that were current, and must be computed again
     warnings: tuple[Remark, ...] = ()  # of dates that are stored all the same
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
@@ -79,19 +73,16 @@ class Computation:
         self._db = database
         self._store = store
         self._catalog = catalog
-        self._parameters = parameters
+        self._steps = Steps(catalog, parameters, store.has_ended)
+        self._row_checks = RowChecks(database, store, catalog, today)
         self._today = today
         self._run_id = run_id
         self._readers = readers
-        self._expected: Sequence[Batch] = ()
-        self._places: dict[tuple[date, ...], int] = {}  # of the batches in `_expected`, by their dates
         self._unsent: list[tuple[Step, NewRow]] = []  # rows of SELECT metrics, which go in one statement
         self._unsent_names: set[str] = set()  # of their metrics
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
-        self._warnings: dict[Cell, list[str]] = {}
-        self._accepted: dict[Cell, list[str]] = {}
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
@@ -102,42 +93,38 @@ class Computation:
         """
         clock = time.monotonic()
         metrics, helpers = ({name: batch.dates_of[name] for name in names} for names in (batch.metrics, batch.helpers))
-        before = self._store.before(metrics, helpers, self._bases(batch))
+        before = self._store.before(metrics, helpers, self._steps.bases(batch))
         if not before.holds_lock:
             raise DateError(f"{batch.label}: this run lost its lock: a file released it, or a proxy switched sessions",
                             LOCK_GONE)  # fmt: skip
         if starts_anew:
-            bases = {cell for cell in self._bases(batch).items() if cell[0] in starts_anew}
+            bases = {cell for cell in self._steps.bases(batch).items() if cell[0] in starts_anew}
             before = replace(before, states={cell: known for cell, known in before.states.items() if cell not in bases})
         self._unsent, self._unsent_names, self._unsent_size = [], set(), 0
-        self._changes, self._replaced, self._warnings, self._accepted = {}, [], {}, {}
-        steps = list(self.steps(batch, before))
-        self._readers.ask(steps, self._steps_ahead(batch, before), before.moment)
+        self._changes, self._replaced = {}, []
+        steps = list(self._steps.of(batch, before))
+        self._readers.ask(steps, self._steps.ahead(batch, before, self._readers.may_run), before.moment)
         self._blank(batch, before)
         results = [self._execute(step, before) for step in steps]
         self._send_rows()
         changes = self._read_back(batch, before, results)
-        checks_run_code = any(self._catalog.checks_run_code(file) for file in batch.files)
-        with self._db.keeping_settings() if checks_run_code else nullcontext():
-            self._ask_checks([result.step for result in results], batch, before)
-        self._look_for_unusual([result.step for result in results], before)
-        computed = self._computed(results)
+        found = self._row_checks.ask(steps, batch, before)
+        computed = self._computed(results, found)
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
         newest = max(before.newest, batch.dates[-1])
-        ranges = [each for each in self._reopened(batch, before, results, changes) if each[1] <= newest]
-        number_reopened = self._store.reopen(ranges)
+        ranges = [each for each in self._to_reopen(batch, before, results, changes) if each[1] <= newest]
+        reopened_count = self._store.reopen(ranges)
         self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(
-            batch, tuple(results), tuple(changes), open_from, number_reopened, tuple(_remarks(self._warnings)),
-            tuple(_remarks(self._accepted)), redefined, round((time.monotonic() - clock) * 1000),
+            batch, tuple(results), tuple(changes), open_from, reopened_count, tuple(remarks(found.warnings)),
+            tuple(remarks(found.accepted)), redefined, round((time.monotonic() - clock) * 1000),
         )  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
         """Let readers compute files of these batches, which run in this order, while earlier ones run."""
-        self._expected = batches
-        self._places = {batch.dates: place for place, batch in enumerate(batches)}
+        self._steps.expect(batches)
 
     def reconcile(self) -> None:
         """Bring the states in line with the rows, whatever was done by hand since the last run."""
@@ -152,85 +139,6 @@ class Computation:
     def _settle(self) -> None:
         self._store.settle(self._catalog.inputs, self._catalog.nightly, self._today)
 
-    # --- which files run, for which dates -----------------------------------------------------------------------------
-
-    def steps(self, batch: Batch, before: Before) -> Iterator[Step]:
-        """Yield the executions of a batch: a set-based file once for all dates, any other once for each.
-
-        A helper that is only needed is left out on dates on which its cell is current. A work table has no dates, so it
-        and the files that read it run date by date: the work table is filled for a date, then each of them runs.
-        """
-        work_files = {file.name: file for file in batch.files if file.is_work_table}
-        filled: dict[str, date] = {}  # work table -> the date that it holds
-
-        def work_tables_of(file: MetricFile) -> tuple[str, ...]:
-            names = self._catalog.work_tables_of(file.name)
-            return tuple(name for name in work_files if name in names)
-
-        files = [file for file in batch.files if not self._is_run_for_its_readers(file)]
-        for tables, group in groupby(files, key=work_tables_of):
-            if not tables:
-                for file in group:
-                    yield from self._steps_of(file, batch, before, batch.dates_of[file.name])
-                continue
-            readers = list(group)
-            for day in sorted({day for file in readers for day in batch.dates_of[file.name]}):
-                for name in tables:
-                    if filled.get(name) != day:
-                        yield Step(work_files[name], (day,), self._parameters)
-                        filled[name] = day
-                for file in readers:
-                    if day in batch.dates_of[file.name]:
-                        yield from self._steps_of(file, batch, before, [day])
-
-    def _is_run_for_its_readers(self, file: MetricFile) -> bool:
-        """Tell whether a file is a work table that some file reads."""
-        return file.is_work_table and bool(self._catalog.readers_of_work_table(file.name))
-
-    def _steps_of(self, file: MetricFile, batch: Batch, before: Before, dates: Sequence[date]) -> Iterator[Step]:
-        if file.name in batch.if_needed:
-            dates = [day for day in dates if not before.is_current(file.name, day)]
-        initial = self._catalog.initial_files.get(file.name)
-        if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file, dates[0], before):
-            log.info("%s %s: no row to build on before it, so %s runs", span(dates), file.name, initial.path)
-            file = initial
-        yield from self._executions(file, dates)
-
-    def _executions(self, file: MetricFile, dates: Sequence[date]) -> Iterator[Step]:
-        if not file.is_set_based:
-            yield from (Step(file, (day,), self._parameters) for day in dates)
-            return
-        for run in file.period.runs(dates):
-            yield Step(file, tuple(run), self._parameters)
-
-    def _steps_ahead(self, batch: Batch, before: Before) -> Iterator[Step]:
-        """Yield executions of the next dates that have ended, even if an initial file may take the place of one."""
-        days = 0
-        for place in range(self._places.get(batch.dates, len(self._expected)) + 1, len(self._expected)):
-            each = self._expected[place]
-            if not self._store.has_ended(each.dates[-1], before.moment):
-                continue
-            days += len(each.dates)
-            if days > DATES_AHEAD:
-                return
-            for file in reversed(each.files):
-                if self._readers.may_run(file):
-                    yield from self._executions(file, each.dates_of[file.name])
-
-    def _bases(self, batch: Batch) -> dict[str, date]:
-        """Return the cells on which incremental files would build: those of the periods before."""
-        names = self._catalog.initial_files.keys() if batch.mode is Mode.INCREMENTAL else ()
-        return {name: self._catalog.period(name).row_before(dates[0])
-                for name, dates in batch.dates_of.items() if name in names and dates}  # fmt: skip
-
-    def _may_build_on(self, file: MetricFile, day: date, before: Before) -> bool:
-        """Tell whether the cell of the period before is current and of the present definition."""
-        base = file.period.row_before(day)
-        return before.is_current(file.name, base) and not self._is_redefined(file.name, base, before)
-
-    def _is_redefined(self, name: str, day: date, before: Before) -> bool:
-        return before.state(name, day).definition not in (None, self._catalog.definition(name))
-
     # --- one file -----------------------------------------------------------------------------------------------------
 
     def _blank(self, batch: Batch, before: Before) -> None:
@@ -239,7 +147,7 @@ class Computation:
         If their SQL has changed, f_list must be renewed as well. Else an upsert of value_list alone is enough.
         """
         names = {file.name for file in batch.files if file.kind is Kind.INSERT}.intersection(n for n, _ in before.rows)
-        changed = {name for name, day in before.rows if name in names and self._is_redefined(name, day, before)}
+        changed = {name for name, day in before.rows if name in names and self._steps.is_redefined(name, day, before)}
         try:
             for some, with_fields in ((names - changed, False), (changed, True)):
                 if some:
@@ -427,93 +335,13 @@ class Computation:
             what = f"no row of '{file.name}' for {missing[0]}; check what it writes to metrics and metric_date"
         return self._refusal(file, missing[:1], f"wrote {what}, or add the header line `-- Empty: ok`")
 
-    def _ask_checks(self, steps: Sequence[Step], batch: Batch, before: Before) -> None:
-        """Ask every `-- Check:` and `-- Warn:` for each date, and note what they find.
-
-        Raises DateError for a row that a check returns, unless the cell is accepted as it is.
-        """
-        queries = [
-            (step, check, day, step.check(check, day))
-            for step in steps for day in step.dates for check in step.file.script.checks
-            if not check.is_for_ended or self._store.has_ended(day, before.moment, step.file.final_after)
-        ]  # fmt: skip
-        for start in range(0, len(queries), CHECKS_PER_QUERY):
-            part = queries[start : start + CHECKS_PER_QUERY]
-            for query, may_fail in zip(part, self._that_may_fail([sql for *_, sql in part]), strict=True):
-                if may_fail:
-                    self._ask_check(batch, before, *query)
-
-    def _that_may_fail(self, queries: Sequence[str]) -> Sequence[bool]:
-        """Ask many checks in one query; true for each that returns a row.
-
-        True for all if the server warns of one, or if they do not run like this.
-        """
-        try:
-            found = self._db.query("SELECT " + ", ".join(f"EXISTS (\n{sql}\n)" for sql in queries))[0]
-            return [bool(each) or self._db.warnings > 0 for each in found]
-        except StatementError as error:
-            if error.code in TRANSIENT:
-                raise
-            return [True] * len(queries)
-
-    def _ask_check(
-        self, batch: Batch, before: Before, step: Step, check: HeaderLine, day: date, sql: str
-    ) -> None:  # fmt: skip
-        file, place = step.file, f"{step.file.path}:{check.line}"
-        label = f"{step.label}: {place}"
-        try:
-            rows = self._db.query(sql)
-        except StatementError as error:
-            raise DateError(f"{label}: {check.key}: {error}", error.code, file.name, step.dates) from error
-        if not rows:
-            try:  # a comparison with a value that was cut, or became NULL, finds nothing
-                refuse_warnings(self._db, step)
-            except QueryError as error:
-                raise DateError(f"{label}: {check.key}: {error}", -1, file.name, step.dates) from error
-            return
-        text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
-        shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
-        found = f"{text} returned {count(len(rows), 'row')}: {shown}"
-        names = self._names_with_cells(file, batch)
-        if not check.is_warning and not all(self._may_fail(name, day, batch, before) for name in names):
-            cures = f"{self._accept_hint(names, day, batch)}{self._disable_hint(file)}"
-            raise DateError(f"{label}: check failed: {found}. {cures}", -1, file.name, step.dates)
-        notes = self._warnings if check.is_warning else self._accepted
-        for name in names:
-            notes.setdefault((name, day), []).append(printable(f"{place}: {found}"))
-
-    def _may_fail(self, name: str, day: date, batch: Batch, before: Before) -> bool:
-        """Tell whether the checks of a cell may fail: this run accepts it, or one of the same definition has."""
-        known = before.state(name, day)
-        return name in batch.accepts or (known.is_accepted and known.definition == self._catalog.definition(name))
-
-    def _names_with_cells(self, file: MetricFile, batch: Batch) -> list[str]:
-        """Return the name of a file; if it is a work table, which has no cells, the names that read it."""
-        readers = self._catalog.readers_of_work_table(file.name)
-        return [name for name in batch.names if name in readers] or [file.name]
-
-    def _look_for_unusual(self, steps: Sequence[Step], before: Before) -> None:
-        """Note each number that is far from those before it, as far as `-- Usual:` lines ask for it."""
-        files = {(step.file.name, day): step.file for step in steps if step.file.usual for day in step.dates
-                 if self._store.has_ended(day, before.moment, step.file.final_after)}  # fmt: skip
-        needed: dict[str, set[date]] = {}
-        for (name, day), file in files.items():
-            needed.setdefault(name, set()).update([day, *dates_before(day, file.period)])
-        numbers = {cell: numbers_of(value) for cell, value in self._store.values(needed)} if needed else {}
-        for (name, day), file in files.items():
-            if (own := numbers.get((name, day))) is not None:
-                days = dates_before(day, file.period)
-                others = [found for each in days if (found := numbers.get((name, each)))]
-                texts = unusual(file.usual, own, others, file.period, day, in_all=file.data_type == "timeseries")
-                self._warnings.setdefault((name, day), []).extend(map(printable, texts))
-
     # --- what follows for this cell and for others --------------------------------------------------------------------
 
-    def _computed(self, results: Sequence[StepResult]) -> list[Computed]:
+    def _computed(self, results: Sequence[StepResult], found: Found) -> list[Computed]:
         return [
             Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path, file.final_after, _lines(self._warnings, file.name, day),
-                     _lines(self._accepted, file.name, day))
+                     file.path, file.final_after, lines(found.warnings, file.name, day),
+                     lines(found.accepted, file.name, day))
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
@@ -527,33 +355,42 @@ class Computation:
         stored = self._store.definitions(others)
         return frozenset(name for name in others if present[name] not in stored[name])
 
-    def _reopened(
+    def _to_reopen(
         self, batch: Batch, before: Before, results: Sequence[StepResult], changes: Sequence[Change]
     ) -> list[tuple[str, date, date]]:
-        """Return the cells that were computed from what this transaction has changed."""
-        changed: dict[str, list[date]] = {}
-        computed: dict[str, int] = {}  # how many dates of each name
+        """Return the cells that were computed from what this transaction has changed: name, first and last date."""
+        number_of_dates: Counter[str] = Counter()
+        for result in results:
+            if not result.step.file.is_work_table:
+                number_of_dates[result.step.file.name] += len(result.step.dates)
+        found = []
+        if number_of_dates:
+            partly = frozenset(name for name, number in number_of_dates.items() if number < len(batch.dates_of[name]))
+            changed = self._changed_dates(before, results, changes)
+            found = cells_to_reopen(
+                Written(batch.dates_of, list(number_of_dates), partly, changed),
+                self._catalog.dependents, self._catalog.reads, self._catalog.early_dependents,
+                self._catalog.helper_names,
+            )  # fmt: skip
+        return found + self._later_periods(batch, any(change.kind == "changed" for change in changes))
+
+    @staticmethod
+    def _changed_dates(
+        before: Before, results: Sequence[StepResult], changes: Sequence[Change]
+    ) -> dict[str, list[date]]:
+        """Return the dates on which a value of a metric or helper changed, or was missing."""
+        changed: dict[str, list[date]] = defaultdict(list)
         for change in changes:
             if change.kind != "unchanged":
-                changed.setdefault(change.metric, []).append(change.metric_date)
+                changed[change.metric].append(change.metric_date)
         for result in results:
-            name, dates = result.step.file.name, result.step.dates
-            if result.step.file.is_work_table:
-                continue
-            computed[name] = computed.get(name, 0) + len(dates)
-            if result.has_written:
-                changed.setdefault(name, []).extend(dates)
-            elif result.step.file.is_helper:
-                new = [day for day in dates if before.state(name, day).state == "missing"]
-                changed.setdefault(name, []).extend(new)
-        partly = frozenset(name for name, dates in computed.items() if dates < len(batch.dates_of[name]))
-        changed = {name: days for name, days in changed.items() if days}
-        catalog = self._catalog
-        found = []
-        if computed:
-            written = Written(batch.dates_of, list(computed), partly, changed)
-            found = reopened(written, catalog.dependents, catalog.reads, catalog.early_dependents, catalog.helper_names)
-        return found + self._later_periods(batch, any(change.kind == "changed" for change in changes))
+            file, dates = result.step.file, result.step.dates
+            if not file.is_work_table and (result.has_written or file.is_helper):
+                dates = dates if result.has_written else tuple(
+                    day for day in dates if before.state(file.name, day).state == "missing"
+                )  # fmt: skip
+                changed[file.name] += dates
+        return {name: days for name, days in changed.items() if days}
 
     def _later_periods(self, batch: Batch, has_changed: bool) -> list[tuple[str, date, date]]:
         """Return the cells of periods that hold the last date of the batch and end later, if its source was looked at.
@@ -572,30 +409,9 @@ class Computation:
         code = error.code if isinstance(error, StatementError) else -1
         message = f"{step.label}: {step.place(statement, str(error))}: {error}"
         if code not in TRANSIENT:
-            message = f"{message}. {self._disable_hint(step.file)}"
+            message = f"{message}. {self._catalog.disable_hint(step.file.name)}"
         return DateError(message, code, step.file.name, step.dates)
 
     def _refusal(self, file: MetricFile, dates: Sequence[date], what: str) -> DateError:
-        return DateError(f"{span(dates)}: {file.path}: {what}. {self._disable_hint(file)}", -1, file.name, dates)
-
-    def _accept_hint(self, names: Sequence[str], day: date, batch: Batch) -> str:
-        """Return the command that stores cells as they are; "" for a period that ends in the future."""
-        if day > self._today or not self._catalog.cells.issuperset(names):
-            return ""
-        options = shlex.join(word for name in sorted({*names, *batch.accepts}) for word in ("--accept", name))
-        return f"If the number is right: python run_metrics.py {day} {options}. "
-
-    def _disable_hint(self, file: MetricFile) -> str:
-        paths = [each.path for each in self._catalog.files_of(file.name)]
-        names = " and ".join(f"_{name}" for name in dict.fromkeys(PurePosixPath(path).name for path in paths))
-        return f"To run without this metric: rename {' and '.join(paths)} to {names}"
-
-
-def _remarks(found: Mapping[Cell, Sequence[str]]) -> Iterator[Remark]:
-    """Yield a remark for each text, by date and name."""
-    for (name, day), texts in sorted(found.items(), key=lambda item: item[0][::-1]):
-        yield from (Remark(name, day, text) for text in dict.fromkeys(texts))  # a work table is asked more than once
-
-
-def _lines(found: Mapping[Cell, Sequence[str]], name: str, day: date) -> str | None:
-    return "\n".join(dict.fromkeys(found.get((name, day), ()))) or None
+        message = f"{span(dates)}: {file.path}: {what}. {self._catalog.disable_hint(file.name)}"
+        return DateError(message, -1, file.name, dates)

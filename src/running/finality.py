@@ -22,7 +22,7 @@ class Written:
     changed: Mapping[str, Sequence[date]]  # the dates on which a value changed, or was missing
 
 
-def reopened(
+def cells_to_reopen(
     written: Written, dependents: Mapping[str, frozenset[str]], reads: Mapping[str, frozenset[str]],
     stands_before: Mapping[str, frozenset[str]], keeps_own: frozenset[str],
 ) -> list[tuple[str, date, date]]:  # fmt: skip
