@@ -277,7 +277,8 @@ class Run:
             return not self.database.is_lost()
 
         goes_on = self.settings.metrics_on_failure == "metric"
-        days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on) for day in (yesterday, self.today)]
+        days = [batch_of(self.catalog, Mode.INCREMENTAL, [day], self.names, goes_on, today=self.today)
+                for day in (yesterday, self.today)]  # fmt: skip
         first = self.runner.with_retries(lambda: self.store.first_dates(self.catalog.nightly), "to ask for first rows")
         lookback = self.settings.metrics_lookback_days
         batches = [
@@ -297,7 +298,7 @@ class Run:
     def _batch(self, days: Sequence[date]) -> Batch:
         goes_on = self.settings.metrics_on_failure == "metric"
         with_running = self.arguments.initial and days[-1] == self.today
-        batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running)
+        batch = batch_of(self.catalog, self.arguments.mode, days, self.names, goes_on, with_running, self.today)
         return replace(batch, looks_again=frozenset(self.catalog.periods).intersection(self.names),
                        accepts=frozenset(self.arguments.accept))  # fmt: skip
 
@@ -350,7 +351,7 @@ class Run:
         both = {file.name for file in at_once if not file.is_helper} & set(self.names)
         if not both:
             raise UsageError("--verify: no metric can be computed both at once and date by date")
-        first = batch_of(self.catalog, Mode.INITIAL, dates, both)
+        first = batch_of(self.catalog, Mode.INITIAL, dates, both, today=self.today)
         by_date = batch_of(self.catalog, Mode.INCREMENTAL, dates, both)
         verdict = self.runner.verify(replace(first, if_needed=frozenset()), by_date.files)
         if self.arguments.json:

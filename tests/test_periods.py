@@ -238,6 +238,16 @@ def test_a_missing_week_is_due_and_its_command_names_its_end(clock: Clock) -> No
     assert clock.problems(9) == {}
 
 
+def test_a_row_where_no_period_ends_any_more_is_no_problem_and_not_due(clock: Clock) -> None:
+    clock.project.write("m.sql", "-- Description: x\n" + EVENTS)
+    clock.nights(date(2026, 3, 6))
+    write(clock.project, "m", "week", EVENTS)
+    clock.nights(date(2026, 3, 10))
+    assert clock.cell("m", "2026-03-06") == "open"
+    assert "2026-03-06" not in clock.said
+    assert clock.problems() == {}
+
+
 # --- what reopens a period --------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ def cells_to_reopen(
        it, only the dates after that one.
 
     In a load of several dates, a dependent that ran before what it reads saw old rows or blanks: its cells of this load
-    are reopened, but for the first date.
+    are reopened, but for those that end on the first date of what it reads, or before.
     """
     last = {name: written.dates_of[name][-1] for name in written.ran}
     place = {name: number for number, name in enumerate(written.ran)}
@@ -57,6 +57,10 @@ def cells_to_reopen(
             else:
                 reopen(dependent, min(days))
     found = [(name, day, date.max) for name, day in sorted(since.items())]
-    early = {dependent for name in written.ran for dependent in dependents[name]
-             if place.get(dependent, place[name]) < place[name] and len(written.dates_of[dependent]) > 1}  # fmt: skip
-    return found + [(name, written.dates_of[name][0] + ONE_DAY, last[name]) for name in sorted(early)]
+    blank_since: dict[str, date] = {}
+    for name in written.ran:
+        first = written.dates_of[name][0]
+        for dependent in dependents[name]:
+            if place.get(dependent, place[name]) < place[name]:
+                blank_since[dependent] = min(blank_since.get(dependent, first), first)
+    return found + [(name, day + ONE_DAY, last[name]) for name, day in sorted(blank_since.items()) if day < last[name]]

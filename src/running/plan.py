@@ -64,6 +64,7 @@ class Batch:
     looks_again: frozenset[str] = frozenset()  # names whose later periods hold these dates: the source was looked at
     if_changed: bool = False  # they are reopened only if a value has changed
     accepts: frozenset[str] = frozenset()  # names whose checks may fail
+    today: date = date.max  # a file with `-- Running: no` runs on dates before it only
 
     @property
     def label(self) -> str:
@@ -91,11 +92,11 @@ class Batch:
         return {file.name: self._dates_of(file) for file in self.files}
 
     def _dates_of(self, file: MetricFile) -> list[date]:
-        if file.period == DAY:
-            return [*self.dates]
-        ends = file.period.ends(self.dates[0], self.dates[-1])
+        ends = [*self.dates] if file.period == DAY else file.period.ends(self.dates[0], self.dates[-1])
+        if not file.has_running_row:
+            return [day for day in ends if day < self.today]
         running = file.period.end_of(self.dates[-1])
-        return [*ends, running] if self.with_running and file.has_running_row and running not in ends else ends
+        return [*ends, running] if self.with_running and running not in ends else ends
 
     def without(self, names: Collection[str]) -> Batch:
         """Return the batch without the files of some names."""
@@ -120,13 +121,13 @@ def dates_asked_for(arguments: RunArguments, history_start: date | None, today: 
 
 def batch_of(
     catalog: Catalog, mode: Mode, dates: Sequence[date], names: Collection[str], goes_on: bool = False,
-    with_running: bool = False,
+    with_running: bool = False, today: date = date.max,
 ) -> Batch:  # fmt: skip
     """Return the batch of the names that have the end of a period within the dates, and of what they need.
 
     They need the work tables and, on dates on which their cells are not current, the helpers that they read.
     """
-    every = Batch(mode, tuple(dates), catalog.in_mode(mode), with_running=with_running)
+    every = Batch(mode, tuple(dates), catalog.in_mode(mode), with_running=with_running, today=today)
     chosen = frozenset(name for name in names if every.dates_of.get(name))
     needed: set[str] = set()
     new: Collection[str] = chosen

@@ -62,9 +62,12 @@ class CellsOf:
     final_after: int = 0  # days after the end of a period for which its number is not complete
 
     def put(self, day: date, state: str, today: date) -> None:
-        """Count a cell, and list a date whose number could be final and is not."""
+        """Count a cell, and list a date whose number could be final and is not.
+
+        A row of another period than the present one, which no file computes any more, may lie where no period ends.
+        """
         self.counts[state] += 1
-        if day + self.final_after * ONE_DAY < today and state != "final":
+        if day + self.final_after * ONE_DAY < today and state != "final" and self.period.is_end(day):
             {"missing": self.missing, "waiting": self.waiting}.get(state, self.reopened).append(day)
 
 

@@ -463,7 +463,8 @@ class MetricStore:
             (since, yesterday),
         ))  # fmt: skip
         ends = {name: names[name].period.ends(start, yesterday) for name, start in starts.items()}
-        some = [name for name in starts if counts.get(name, 0) < len(ends[name])]
+        # Rows of another period than the present one may lie between its ends: there the number says nothing.
+        some = [name for name in starts if names[name].period.unit != "day" or counts.get(name, 0) < len(ends[name])]
         if not some:
             return []
         known = set(self._db.query(
@@ -473,7 +474,10 @@ class MetricStore:
         return [(name, day) for name in sorted(some) for day in ends[name] if (name, day) not in known]
 
     def due(self, nightly: Mapping[str, Nightly], today: date) -> list[DueCell]:
-        """Return the cells that a night must compute, by date: open, reopened, or missing after a first row."""
+        """Return the cells that a night must compute, by date: open, reopened, or missing after a first row.
+
+        A row of another period than the present one may lie where no period ends: no file computes it any more.
+        """
         return self._due_of(self._not_final(self.mended_since(today)), nightly, today)
 
     def _not_final(self, since: date) -> Sequence[tuple[str, date, State, str]]:
@@ -496,15 +500,16 @@ class MetricStore:
         return [
             DueCell(name, day, state == "missing", failed_at) for name, day, state, failed_at in not_final
             if name in nightly and state != "waiting" and day + nightly[name].final_after * ONE_DAY < today
+            and nightly[name].period.is_end(day)
         ]  # fmt: skip
 
-    def too_old(self, nightly: Collection[str], today: date) -> list[Cell]:
+    def too_old(self, nightly: Mapping[str, Nightly], today: date) -> list[Cell]:
         """Return the reopened and open cells that nights leave alone, because their dates are too old."""
         found = self._db.query(
             "SELECT metric, metric_date FROM bi_metric_state WHERE metric_date < %s AND state IN ('open', 'reopened') "
             "ORDER BY 1, 2", (self.mended_since(today),),
         )  # fmt: skip
-        return [(name, day) for name, day in found if name in nightly]
+        return [(name, day) for name, day in found if name in nightly and nightly[name].period.is_end(day)]
 
     def newest_helper_dates(self, since: date) -> dict[str, date]:
         """Return the newest date of each helper that has a cell from `since` on."""
