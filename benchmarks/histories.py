@@ -77,6 +77,8 @@ def main() -> int:
     shares = [(call.engine, numbers[n :: call.processes]) for n in range(call.processes)]
     with get_context("spawn").Pool(call.processes) as pool:
         results = pool.starmap(search, shares, chunksize=1)
+        pool.close()
+        pool.join()  # else the processes are stopped while they end
     figures = sum((each for each, _ in results), Counter[str]())
     print(f"{time.monotonic() - clock:,.0f} s: " + ", ".join(f"{n:,} {name}" for name, n in figures.most_common()))
     is_broken = any(story for _, story in results)

@@ -1,17 +1,8 @@
-"""A world in which histories happen, on a real server, and the promises about cells (docs/design.md, "Final").
+"""A world in which histories happen, on a real server, and the promises about cells.
 
-Beside each row the test keeps what its file read when it wrote the row: rows of bi_metrics, rows of helpers' tables and
-days of the source, taken inside the run's own transaction just before the statement. The promises:
-
-- fresh: what a current row has read is still as it was read; absence counts;
-- settled: nothing that a final row has read, directly or through others, is due: after each transaction of a night,
-  and at the end of each run;
-- no loss: a run computes no current cell that it was not asked for; the due dates of a night ask for none;
-- first: the first transaction of a night gives yesterday's rows of all that does not fail;
-- progress: a night has at most 2 + lookback + 31 transactions, times 1 + the metrics that fail; nights end what is due,
-  except cells that fail and their dependents of the same date;
-- mended: once each date whose source has changed was run again, nights leave every row of the dates that they mend as
-  a full computation gives it, and final, or waiting for a cell that is due.
+docs/design.md, "How the histories prove it", has the promises by name. Beside each row the test keeps what its file
+read when it wrote the row: rows of bi_metrics, rows of helpers' tables and days of the source, taken inside the run's
+own transaction just before the statement.
 
 The source only grows or is purged, and each event has an amount of its own, so that a changed date always shows in its
 row: late data that leave the row of their own date as it was can be seen by no rule.
@@ -36,7 +27,9 @@ import run_metrics
 from config.database import Settings, load_settings
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError, StatementError
+from src.metric_file.step import Step
 from src.running.plan import RunArguments
+from src.running.readers import Ahead, Readers
 from src.server.interruption import Interruption
 from tests.conftest import Database
 from tests.random_histories import (
@@ -52,21 +45,22 @@ from tests.random_histories import (
     Metric,
     closure,
     days_back,
+    end_of,
+    period_of,
 )
 
 MOST_NIGHTS = 8  # after which only what fails may be due
 HELPER_TABLES = [f"t_h{n}" for n in range(MOST_METRICS)]
+HELPERS = " UNION ALL ".join(f"SELECT '{t[2:]}' AS name, day, CAST(n AS CHAR) AS n FROM {t}" for t in HELPER_TABLES)
 OTHER_TABLES = [*HELPER_TABLES, *(f"t_w{n}" for n in range(MOST_METRICS))]
 
 SOURCE = f"""
 CREATE TABLE events (id BIGINT AUTO_INCREMENT PRIMARY KEY, day DATE NOT NULL, amount BIGINT NOT NULL, KEY (day));
 CREATE TABLE fails (metric INT NOT NULL, since DATE NOT NULL, until DATE NOT NULL, zero INT NOT NULL DEFAULT 0);
 {"".join(f"CREATE TABLE {table} (day DATE PRIMARY KEY, n BIGINT NOT NULL);" for table in OTHER_TABLES)}
-CREATE VIEW helper_rows AS {" UNION ALL ".join(f"SELECT '{t[2:]}' AS name, day, n FROM {t}" for t in HELPER_TABLES)};
+CREATE VIEW helper_rows AS {HELPERS};
 """
-AMOUNTS = "SELECT day, SUM(amount) FROM events GROUP BY day"
-ROWS = "SELECT metrics, metric_date, value_list FROM bi_metrics"
-HELPER_ROWS = "SELECT name, day, n FROM helper_rows"
+ROWS = "SELECT metrics, metric_date, CAST(value_list AS CHAR) FROM bi_metrics UNION ALL SELECT * FROM helper_rows"
 # A row without a state counts as reopened; a state without a row, as missing.
 STATES = """
 SELECT m.metrics, m.metric_date, IF(COALESCE(s.state, 'missing') = 'missing', 'reopened', s.state) FROM bi_metrics m
@@ -101,10 +95,11 @@ class World:
         database.execute(SOURCE)
 
     def begin(
-        self, metrics: Sequence[Metric], lookback: int = 1, mend_days: int = 92, on_failure: str = "date"
-    ) -> None:
+        self, metrics: Sequence[Metric], lookback: int = 1, mend_days: int = 92, on_failure: str = "date",
+        readers: int = 0, start: date = START,
+    ) -> None:  # fmt: skip
         """Empty everything and write the files of the metrics."""
-        self.today, self.lookback, self.mend_days, self.on_failure = START, lookback, mend_days, on_failure
+        self.today, self.lookback, self.mend_days, self.on_failure = start, lookback, mend_days, on_failure
         self.names = {metric.name: metric.name for metric in metrics}  # and the name that it has now
         self.metrics: dict[str, Metric] = {}
         self.missing: dict[str, str] = {}  # the metrics whose file is "disabled" or "deleted"
@@ -113,15 +108,16 @@ class World:
         self.broken: list[tuple[str, date, date]] = []
         self.purged = OLDEST  # the first day of the source that was never purged
         self.lost: Lost | None = None
-        self.story = [*map(str, metrics), f"lookback {lookback}, mend {mend_days} days, on failure: {on_failure}"]
+        settings = f"lookback {lookback}, mend {mend_days} days, on failure: {on_failure}, {readers} readers"
+        self.story = [*map(str, metrics), settings]
+        self.amounts: dict[date, int] = {}  # of the source; no run changes it
         self._events = self._minutes = 0
         shutil.rmtree(self.root / "sql", ignore_errors=True)
         for mode in ("initial", "incremental"):
             (self.root / "sql" / mode).mkdir(parents=True)
         self.settings: Settings = load_settings(self.root, {
             **self.database.env, "METRICS_TIMEZONE": "UTC", "METRICS_LOOKBACK_DAYS": str(lookback),
-            "METRICS_MEND_DAYS": str(mend_days), "METRICS_ON_FAILURE": on_failure,
-            "METRICS_READERS": "0",  # _Watched sees one connection
+            "METRICS_MEND_DAYS": str(mend_days), "METRICS_ON_FAILURE": on_failure, "METRICS_READERS": str(readers),
         })  # fmt: skip
         tables = ["events", "fails", "bi_metrics", "bi_metric_state", "bi_metric_changes", *OTHER_TABLES]
         self.database.execute("; ".join(f"DELETE FROM {table}" for table in tables))
@@ -176,18 +172,22 @@ class World:
 
     def _insert(self, day: date) -> None:
         if day >= self.purged:
-            self.database.execute(f"INSERT INTO events (day, amount) VALUES ('{day}', {2 ** (self._events % 38)})")
+            amount = 2 ** (self._events % 38)
+            self.database.execute(f"INSERT INTO events (day, amount) VALUES ('{day}', {amount})")
+            self.amounts[day] = self.amounts.get(day, 0) + amount
             self._events += 1
 
     def purge(self, keep: int) -> None:
         """Delete the events before so many days ago."""
         self.purged = max(self.purged, self.day(keep))
         self.database.execute(f"DELETE FROM events WHERE day < '{self.purged}'")
+        self.amounts = {day: amount for day, amount in self.amounts.items() if day >= self.purged}
         self.tell(f"events before {self.purged} are deleted")
 
     def fail(self, first_name: str, back: int, for_good: bool = False) -> None:
         """From now on let a metric fail on a date, or on it and all later ones."""
-        name, since = self.names[first_name], self.day(back)
+        name = self.names[first_name]
+        since = end_of(self.day(back), self.metrics[name].period)
         until = date(2099, 1, 1) if for_good else since
         self.broken.append((name, since, until))
         row = f"({name[1:]}, '{since}', '{until}')"
@@ -238,11 +238,14 @@ class World:
         # MySQL's EXPLAIN meets the error of a metric that fails too, so a range may not even start.
         if code != run_metrics.OK and not self.broken and not (loss and not retries):
             raise self.untrue(f"the run failed for no reason: {said}")
-        most = (2 + self.lookback + 31) * (1 + len({name for name, _, _ in self.broken})) + bool(loss)
+        running = {self.running(name) for name in self.nightly} - {self.today}
+        most = (2 + len(running) + self.lookback + 31) * (1 + len({name for name, _, _ in self.broken})) + bool(loss)
         if self.is_night and self.transactions > most:
             raise self.untrue(f"no progress: a night of {self.transactions} transactions, more than {most}")
         if code != run_metrics.NOTHING_TRIED and not loss:
             self.require_settled()
+        if self.is_night and code == run_metrics.OK:
+            self.require_running_rows()
         return code
 
     def _run(self, call: RunArguments) -> tuple[int, str]:
@@ -251,6 +254,7 @@ class World:
         try:
             with (
                 patch.object(run_metrics, "DatabaseManager", lambda *args: _Watched(self, *args)),
+                patch.object(run_metrics, "Readers", _WatchedReaders),
                 redirect_stdout(said), redirect_stderr(said),
             ):  # fmt: skip
                 run = run_metrics.Run(call, self.settings, _Impatient(), self.today)
@@ -265,7 +269,7 @@ class World:
 
     def live(self, history: History) -> None:
         """Let a history happen, then mend; Untrue if a promise does not hold."""
-        self.begin(history.metrics, history.lookback, history.mend_days, history.on_failure)
+        self.begin(history.metrics, **history.settings)
         for name, *arguments in history.steps:
             getattr(self, name)(*arguments)
         self.mend()
@@ -290,6 +294,10 @@ class World:
         """The simulated time: an hour after midnight, and a minute more for each run of the day."""
         return _midnight(self.today) + 3600 + 60 * self._minutes
 
+    def running(self, name: str) -> date:
+        """Return the last day of the period of a name that runs."""
+        return end_of(self.today, self.metrics[name].period)
+
     @property
     def nightly(self) -> list[str]:
         """The metrics, and the helpers with dates, whose file is there."""
@@ -297,10 +305,7 @@ class World:
 
     def contents(self) -> dict[Cell, Content]:
         """Return the number of each row of bi_metrics and of the helpers' tables, seen by a second connection."""
-        return contents_of(self.database.rows(ROWS), self.database.rows(HELPER_ROWS))
-
-    def amounts(self) -> dict[date, int]:
-        return {day: int(amount) for day, amount in self.database.rows(AMOUNTS)}
+        return contents_of(self.database.rows(ROWS))
 
     def states(self) -> dict[Cell, str]:
         """Return the state of each row, and of each helper's cell, that there is."""
@@ -313,13 +318,14 @@ class World:
         """Return the numbers of a name by date, without today's."""
         return [n for (other, day), n in sorted(self.contents().items()) if other == name and day < self.today]
 
-    def due(self) -> list[Cell]:
+    def due(self, states: Mapping[Cell, str] | None = None) -> list[Cell]:
         """Return what nights must compute: what is open, reopened, or missing after a first row."""
-        states, found = self.states(), []
+        states, found = states or self.states(), []
         for name in sorted(self.nightly):
+            metric = self.metrics[name]
             first = min((day for other, day in states if other == name), default=self.today)
-            for day in days_back(self.today, self.mend_days, 1):
-                if day >= first and states.get((name, day)) not in CURRENT:
+            for day in days_back(self.today, self.mend_days, 1 + metric.final_after):
+                if day >= first and day == end_of(day, metric.period) and states.get((name, day)) not in CURRENT:
                     found.append((name, day))
         return found
 
@@ -367,7 +373,8 @@ class World:
             if before.get(cell) in CURRENT and (is_due_date or cell[0] not in self.asked) and not is_again:
                 raise self.untrue(f"loss: {_shown(cell)} was computed, though it was current and nobody asked for it")
         for name in self.asked.intersection(self.nightly) if self.is_night and len(self.turns) == 1 else ():
-            if (name, yesterday) not in written and not self.is_stuck((name, yesterday)):
+            ends = yesterday == end_of(yesterday, self.metrics[name].period)
+            if ends and (name, yesterday) not in written and not self.is_stuck((name, yesterday)):
                 raise self.untrue(f"not first: the night's first transaction left out {_shown((name, yesterday))}")
 
     def require_fresh(self) -> None:
@@ -380,16 +387,25 @@ class World:
             if states.get(cell) not in CURRENT or seen.metric != self.metrics[cell[0]]:
                 continue
             self.rows_checked += 1
-            if seen.moment < _midnight(cell[1] + ONE_DAY):
-                raise self.untrue(f"{_shown(cell)} is current, and was computed before its day had ended")
+            if seen.moment < _midnight(cell[1] + (1 + seen.metric.final_after) * ONE_DAY):
+                raise self.untrue(f"{_shown(cell)} is current, and was computed before its period had ended")
             for read, was in seen.rows.items():
                 if contents.get(read) != was:
                     raise self.untrue(f"not fresh: {_shown(cell)} is current, and it has read {_shown(read)} as {was}, "
                                       f"which is {contents.get(read)} now")  # fmt: skip
 
+    def require_running_rows(self) -> None:
+        """After a night, each period that runs has a row of today, or none if the metric wants none."""
+        for name in self.asked.intersection(self.nightly):
+            row = self.journal.get((name, self.running(name)))
+            is_there = row is not None and row.moment >= _midnight(self.today)
+            if is_there != self.metrics[name].has_running_row:
+                raise self.untrue(f"the row of {name} for the period that runs is {'' if is_there else 'not '}there")
+
     def require_settled(self) -> None:
         """Nothing that a final row has read, directly or through others, is due."""
-        due, states = {*self.due()}, self.states()
+        states = self.states()
+        due = {*self.due(states)}
         below: dict[Cell, Cell | None] = {}  # what is due among what a cell has read
 
         def due_below(cell: Cell) -> Cell | None:
@@ -420,10 +436,18 @@ class World:
             self.require_full_computation()
 
     def changed_dates(self) -> list[date]:
-        """Return the dates whose source is not as some row has read it, other than by a purge."""
-        amounts, contents = self.amounts(), self.contents()
-        read = {item for cell in contents for item in self.journal[cell].source.items()}
-        return sorted({day for day, was in read if self.purged <= day < self.today and amounts.get(day, 0) != was})
+        """Return the dates whose source is not as some row has read it, other than by a purge.
+
+        No rule can see what a file reads before its period: of such a date, it is the end of its period.
+        """
+        found = set[date]()
+        for name, day in self.contents():
+            seen = self.journal[name, day]
+            period = seen.formula.period
+            for of, was in seen.source.items():
+                if self.purged <= of < self.today and self.amounts.get(of, 0) != was:
+                    found.add(of if of in period_of(day, period) else end_of(of, period))
+        return sorted(found)
 
     def run_until_nothing_is_due(self) -> None:
         """Run nights until only stuck cells are due; Untrue if that does not end."""
@@ -445,18 +469,19 @@ class World:
 
     def require_full_computation(self) -> None:
         """Each row of today's definition, of the dates that nights mend, is as a computation of all gives it."""
-        contents, amounts, oldest = self.contents(), self.amounts(), self.day(self.mend_days)
+        contents, oldest = self.contents(), self.day(self.mend_days)
         right: dict[Cell, Content] = {}
 
         def computed(cell: Cell) -> Content:
             name, day = cell
             if cell not in right:
                 right[cell] = contents.get(cell)
-                is_mended = cell in contents and name in self.nightly and oldest <= day < self.today
+                is_mended = cell in contents and name in self.nightly
+                is_mended = is_mended and oldest <= day < self.day(self.metrics[name].final_after)
                 if is_mended and self.journal[cell].metric == self.metrics[name]:
                     formula = self.metrics[name].initial or self.metrics[name].formula
                     rows = {each: computed(each) for each in formula.cells(name, day)}
-                    right[cell] = formula.value(name, day, rows, amounts)
+                    right[cell] = formula.value(name, day, rows, self.amounts)
             return right[cell]
 
         for cell, content in sorted(contents.items()):
@@ -503,29 +528,22 @@ class _Watched(DatabaseManager):
             yield
 
     def execute(self, sql: str, args: Any = None) -> int:
-        self._note(sql)
+        if tag := _TAG.match(sql):
+            self.note(tag[1], date.fromisoformat(tag[2]), date.fromisoformat(tag[3] or tag[2]))
         return super().execute(sql, args)
 
-    def select(self, sql: str, args: Any = None) -> Any:
-        self._note(sql)
-        return super().select(sql, args)
-
-    def _note(self, sql: str) -> None:
-        """Before a file's statement, within its transaction: note what it will read for each of its dates."""
-        tag = _TAG.match(sql)
-        if not tag:
-            return
-        metric, formula = self._world.files[tag[1]]
-        first = date.fromisoformat(tag[2])
-        last = date.fromisoformat(tag[3]) if tag[3] else first
+    def note(self, path: str, first: date, last: date) -> None:
+        """Before a statement of a file, within its transaction: note what it will read for each of its dates."""
+        metric, formula = self._world.files[path]
         if not self._written:
             self._before = self._world.states()
             self._world.began(first)
-        contents = contents_of(self.query(ROWS), self.query(HELPER_ROWS))
-        amounts = {day: int(amount) for day, amount in self.query(AMOUNTS)}
+        contents = contents_of(self.query(ROWS)) if metric.reads else {}
         for day in days_back(last, (last - first).days):
+            if day != end_of(day, metric.period):
+                continue
             rows = {cell: contents.get(cell) for cell in formula.cells(metric.name, day)}
-            source = {of: amounts.get(of, 0) for of in formula.days(day)}
+            source = {of: self._world.amounts.get(of, 0) for of in formula.days(day)}
             seen = Seen(metric, formula, rows, source, self._world.moment)
             if metric.copies:  # the work table has read it
                 work = self._written[metric.copies, day]
@@ -551,12 +569,21 @@ class _Watched(DatabaseManager):
         raise StatementError(2013, "the reply to COMMIT was lost: (2013) Lost connection to server during query")
 
 
-def contents_of(rows: Collection[tuple[Any, ...]], helper_rows: Collection[tuple[Any, ...]]) -> dict[Cell, Content]:
+class _WatchedReaders(Readers):
+    """Real readers; what their files read is noted when their value is taken: no run changes the source."""
+
+    def take(self, step: Step) -> Ahead | None:
+        assert isinstance(self._db, _Watched)
+        self._db.note(step.file.path, step.dates[0], step.dates[-1])
+        return super().take(step)
+
+
+def contents_of(rows: Collection[tuple[str, date, str]]) -> dict[Cell, Content]:
     """Return the number that each row holds, or the text if it holds none."""
-    found: dict[Cell, Content] = {(name, day): int(n) for name, day, n in helper_rows}
+    found: dict[Cell, Content] = {}
     for name, day, text in rows:
         value = json.loads(text)
-        found[name, day] = value["n"] if isinstance(value, dict) else str(value)
+        found[name, day] = value["n"] if isinstance(value, dict) else value
     return found
 
 

@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+from calendar import day_name
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
+from functools import lru_cache
 from random import Random
 from typing import Any, TypeAlias
 
-START = date(2025, 3, 10)  # the day on which each history begins
-OLDEST = START - timedelta(days=30)  # the source and every sum begin here
+START = date(2025, 3, 10)  # a Monday: the day on which a history begins, unless it says otherwise
+EARLIEST_START = date(2024, 12, 20)
+OLDEST = EARLIEST_START - timedelta(days=60)  # every sum begins here
 ONE_DAY = timedelta(days=1)
 ALL = 9999  # days back: every earlier date
 LIMIT = 1_000_003  # sums over rows stay below it, so that no chain of metrics leaves BIGINT
 MOST_METRICS = 6
 EVERY_METRIC = tuple(f"m{n}" for n in range(20))  # m13 is m3 under a new name
+DAY = "1 day"
+PERIODS = ("week", "week from thursday", "month", "month from 26", "3 days", "7 days")
 
 Cell: TypeAlias = "tuple[str, date]"
 Content: TypeAlias = "int | str | None"  # a row's number; a text if the row holds none; None if there is no row
+
+
+# --- periods, by the calendar of the standard library: nothing here is shared with what is tested ---------------------
+
+
+@lru_cache(10_000)
+def period_of(day: date, period: str) -> tuple[date, ...]:
+    """Return the days of the period that holds a date; of N days, those of the one that ends on it."""
+    kind, _, start = period.partition(" from ")
+    if is_window(period):
+        return tuple(day - timedelta(days=n) for n in reversed(range(int(kind.split()[0]))))
+
+    def which(each: date) -> object:
+        if kind == "week":
+            first = [*map(str.lower, day_name)].index(start or "monday")
+            return (each - timedelta(days=first)).isocalendar()[:2]
+        return (each - timedelta(days=int(start or 1) - 1)).timetuple()[:2]
+
+    near = (day + timedelta(days=n) for n in range(-31, 32))
+    return tuple(each for each in near if which(each) == which(day))
+
+
+def is_window(period: str) -> bool:
+    """Tell whether the period is N days, which end every day."""
+    return period[0].isdigit()
+
+
+def end_of(day: date, period: str) -> date:
+    """Return the last day of the period that holds a date, by which its row is named."""
+    return period_of(day, period)[-1]
+
+
+def days_back(day: date, first: int, last: int = 0, period: str = DAY) -> list[date]:
+    """Return the dates from `first` days before the period that ends on `day` to `last` days before that day."""
+    oldest, newest = max(period_of(day, period)[0] - timedelta(days=first), OLDEST), day - timedelta(days=last)
+    return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -33,55 +74,62 @@ class _Brief:
 
 @dataclass(frozen=True)
 class Formula(_Brief):
-    """What a file computes for a date: sums over days of the source and over rows of others."""
+    """What a file computes for a period: sums over days of the source and over rows of others."""
 
-    source: int | None = None  # the date and so many days before it
+    source: int | None = None  # the period and so many days before it
     reads: tuple[str, ...] = ()  # names; "*" is every other metric
-    first: int = 0  # their rows, from so many days back
-    last: int = 0  # to so many; with 1 the file runs before what it reads
-    own: bool = False  # and the own row of the day before
+    first: int = 0  # their rows, from so many days before the period
+    last: int = 0  # to so many before its end; with 1 the file runs before what it reads
+    own: bool = False  # and the own row of the period before
     modulus: int = LIMIT  # of the sum over rows; 3 makes rows that stay the same though what they read changed
     factor: int = 1
+    period: str = DAY
+
+    def before(self, day: date) -> date:
+        """Return the date of the own row before the one of `day`; of N days it lies a day back."""
+        return (day if is_window(self.period) else period_of(day, self.period)[0]) - ONE_DAY
 
     def cells(self, name: str, day: date) -> list[Cell]:
-        """Return the cells that it reads."""
+        """Return the cells that it may read: of a name with longer periods, most of them are never there."""
         names = [other for other in EVERY_METRIC if other != name] if "*" in self.reads else self.reads
-        own = [(name, day - ONE_DAY)] if self.own else []
-        return own + [(other, of) for other in names for of in days_back(day, self.first, self.last)]
+        dates = days_back(day, self.first, self.last, self.period) if names else []
+        return [(name, self.before(day))] * self.own + [(other, of) for other in names for of in dates]
 
     def days(self, day: date) -> list[date]:
         """Return the days of the source that it looks at."""
-        return [] if self.source is None else days_back(day, self.source)
+        return [] if self.source is None else days_back(day, self.source, period=self.period)
 
     def value(self, name: str, day: date, rows: Mapping[Cell, Content], source: Mapping[date, int]) -> int:
         """Compute the number, as the SQL does."""
         numbers = {cell: number for cell in self.cells(name, day) if isinstance(number := rows[cell], int)}
-        own = numbers.pop((name, day - ONE_DAY), 0)
+        own = numbers.pop((name, self.before(day)), 0)
         total = own + self.factor * sum(numbers.values())
         of_source = self.factor * sum(source.get(of, 0) for of in self.days(day))
         return total % self.modulus + LIMIT * of_source if self.reads else own + of_source
 
     def sql(self, name: str) -> str:
-        """Return the SQL expression of the number for the date d.day."""
+        """Return the SQL expression of the number for the period from d.start to d.day."""
 
-        def total(number: str, table: str, where: str, column: str, first: int, last: int) -> str:
-            period = f"{column} BETWEEN d.day - INTERVAL {first} DAY AND d.day - INTERVAL {last} DAY"
+        def total(number: str, table: str, day: str, since: str, until: str, where: str = "") -> str:
+            period = f"{day} BETWEEN {since} DAY AND {until} DAY"
             return f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE {where}{period}), 0)"
 
-        def rows(name: str, which: str, first: int, last: int) -> str:
-            if name[0] == "h":
-                return total("b.n", f"t_{name}", "", "b.day", first, last)
-            number, where = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)", f"b.metrics {which} AND "
-            return total(number, "bi_metrics", where, "b.metric_date", first, last)
+        def rows(other: str, which: str, since: str, until: str) -> str:
+            if other[0] == "h":
+                return total("b.n", f"t_{other}", "b.day", since, until)
+            number = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)"
+            return total(number, "bi_metrics", "b.metric_date", since, until, f"b.metrics {which} AND ")
 
-        terms = [rows(name, f"= '{name}'", 1, 1)] if self.own else ["0"]
+        before = f"d.{'day' if is_window(self.period) else 'start'} - INTERVAL 1"
+        terms = [rows(name, f"= '{name}'", before, before)] if self.own else ["0"]
         for other in self.reads:
             which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
-            terms.append(f"{self.factor} * {rows(other, which, self.first, self.last)}")
-        number = " + ".join(terms)
-        of_source = "0"
+            number = rows(other, which, f"d.start - INTERVAL {self.first}", f"d.day - INTERVAL {self.last}")
+            terms.append(f"{self.factor} * {number}")
+        number, source = " + ".join(terms), "0"
         if self.source is not None:
-            of_source = f"{self.factor} * {total('b.amount', 'events', '', 'b.day', self.source, 0)}"
+            source = total("b.amount", "events", "b.day", f"d.start - INTERVAL {self.source}", "d.day - INTERVAL 0")
+        of_source = f"{self.factor} * {source}"
         return f"MOD({number}, {self.modulus}) + {LIMIT} * {of_source}" if self.reads else f"{number} + {of_source}"
 
 
@@ -98,6 +146,12 @@ class Metric(_Brief):
     form: str = ""  # select or insert; of a helper, delete (and insert) or upsert
     is_set_based: bool = False
     copies: str = ""  # the work table that holds the number; the formula is then that of the work table
+    has_running_row: bool = True
+    final_after: int = 0
+
+    @property
+    def period(self) -> str:
+        return self.formula.period
 
     @property
     def reads(self) -> set[str]:
@@ -118,13 +172,17 @@ class Metric(_Brief):
         form = self.form or {"m": "select", "h": "delete", "w": "work"}[name[0]]
         head = f"-- Description: {formula}\n" + "-- Data Type: card\n" * (name[0] == "m")
         head += "-- Reads: *\n" * ("*" in formula.reads) + "-- Allow: reads-later-metric\n" * (formula.last > 0)
+        head += f"-- Period: {self.period}\n" * (self.period != DAY) + "-- Running: no\n" * (not self.has_running_row)
+        head += f"-- Final After: {self.final_after} days\n" * (self.final_after > 0)
         number = f"{formula.factor} * (SELECT w.n FROM t_{self.copies} w)" if self.copies else formula.sql(name)
         # Two rows in `fails` make the subquery an error.
         fails = f"SELECT f.zero FROM fails f WHERE f.metric = {name[1:]} AND d.day BETWEEN f.since AND f.until"
-        dates, period = "(SELECT DATE(%(metric_date)s) AS day) d", "= %(metric_date)s"
+        dates = "(SELECT DATE(%(metric_date)s) AS day, DATE(%(period_start)s) AS start) d"
         if self.is_set_based:
-            dates = "JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) d"
-            period = "BETWEEN %(start_date)s AND %(metric_date)s"
+            columns = "day DATE PATH '$.metric_date', start DATE PATH '$.period_start'"
+            dates = f"JSON_TABLE(%(periods)s, '$[*]' COLUMNS ({columns})) d"
+            if self.period == DAY:
+                dates = "(SELECT day, day AS start FROM JSON_TABLE(%(dates)s, '$[*]' COLUMNS (day DATE PATH '$')) e) d"
         rows = f"SELECT d.day AS metric_date, CAST({number} + COALESCE(({fails}), 0) AS SIGNED) AS n\nFROM {dates}"
         insert = f"INSERT INTO {table} (day, n) SELECT q.metric_date, q.n FROM (\n{rows}\n) q"
         return head + {
@@ -134,23 +192,13 @@ class Metric(_Brief):
                       f"FROM (\n{rows}\n) q\n"
                       "ON DUPLICATE KEY UPDATE f_list = VALUES(f_list), value_list = VALUES(value_list)",
             "upsert": f"{insert}\nON DUPLICATE KEY UPDATE n = VALUES(n)",
-            "delete": f"DELETE FROM {table} WHERE day {period};\n{insert}",
+            "delete": f"DELETE FROM {table} WHERE day IN (SELECT d.day FROM {dates});\n{insert}",
             "work": f"DELETE FROM {table};\n{insert}",
         }[form] + ";\n"  # fmt: skip
 
 
-def days_back(day: date, first: int, last: int = 0) -> list[date]:
-    """Return the dates from `first` to `last` days back."""
-    oldest, newest = max(day - timedelta(days=first), OLDEST), day - timedelta(days=last)
-    return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
-
-
 def snapshot(name: str) -> Metric:
     return Metric(name, Formula(source=0))
-
-
-def window(name: str, back: int) -> Metric:
-    return Metric(name, Formula(source=back))
 
 
 def cumulative(name: str, *others: str) -> Metric:
@@ -160,19 +208,15 @@ def cumulative(name: str, *others: str) -> Metric:
     return Metric(name, Formula(source=0, own=True), Formula(source=ALL))
 
 
-def derived(name: str, *others: str, first: int = 0, modulus: int = LIMIT) -> Metric:
-    """A metric made of others' rows of the date and of `first` days before it; "*": of every other metric."""
-    return Metric(name, Formula(reads=others, first=first, modulus=modulus))
-
-
-def early(name: str, *others: str, first: int = 3) -> Metric:
-    """A metric that runs before the others and is made of their rows of earlier dates."""
-    return Metric(name, Formula(reads=others, first=first, last=1))
-
-
 def copied(name: str, work: Metric) -> Metric:
     """A metric whose number is that of a work table."""
     return Metric(name, work.formula, copies=work.name)
+
+
+def of(period: str, metric: Metric) -> Metric:
+    """The metric with rows of another period."""
+    initial = metric.initial and replace(metric.initial, period=period)
+    return replace(metric, formula=replace(metric.formula, period=period), initial=initial)
 
 
 # --- histories --------------------------------------------------------------------------------------------------------
@@ -196,6 +240,13 @@ class History:
     lookback: int = 0
     mend_days: int = 92
     on_failure: str = "date"
+    readers: int = 0
+    start: date = START
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of World.begin() after the metrics."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[2:]}
 
     def simpler(self) -> Iterator[History]:
         """Yield histories in which something is left out."""
@@ -207,17 +258,18 @@ class History:
             if rest and not any(metric.name in each.reads for each in rest):
                 steps = tuple(step for step in self.steps if f"'{metric.name}'" not in repr(step))
                 yield replace(self, metrics=rest, steps=steps)
-            for change in ({"form": ""}, {"is_set_based": False}, {"initial": None} if not metric.formula.own else {}):
-                changed = tuple(replace(each, **change) if each == metric else each for each in self.metrics)
-                yield replace(self, metrics=changed)
+            plain = replace(metric, form="", is_set_based=False, has_running_row=True, final_after=0)
+            for other in (plain, replace(metric, form=""), replace(metric, is_set_based=False), of(DAY, metric)):
+                yield replace(self, metrics=tuple(other if each == metric else each for each in self.metrics))
         for n, (name, *arguments) in enumerate(self.steps):
             if len(arguments) > {"night": 0, "dates": 1, "initial": 2}.get(name, 9):
                 yield replace(self, steps=(*self.steps[:n], (name, *arguments[:-1]), *self.steps[n + 1 :]))
-        yield replace(self, lookback=0, mend_days=92, on_failure="date")
+        yield replace(self, lookback=0, mend_days=92, on_failure="date", readers=0)
+        yield replace(self, start=START)
 
     def __str__(self) -> str:
         steps = [f"world.{name}({', '.join(map(repr, arguments))})" for name, *arguments in self.steps]
-        settings = f"lookback {self.lookback}, mend {self.mend_days} days, on failure: {self.on_failure}"
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
         return "\n  ".join(["History:", *map(str, self.metrics), settings, *steps])
 
 
@@ -248,8 +300,14 @@ def random_metrics(dice: Random) -> tuple[Metric, ...]:
         reads = {each.name: each.reads - {each.name} for each in (*made.values(), metric)}
         if name in closure(reads, name):  # what an early metric reads must not read it
             metric = snapshot(name)
-        form = dice.choice({"m": ["select", "insert"], "h": ["delete", "upsert"], "w": ["work"]}[name[0]])
-        made[name] = replace(metric, form=form, is_set_based=not (is_work or metric.copies) and dice.random() < 0.5)
+        # Over windows of N days, which overlap, a sum of the row before is none of the source.
+        is_of_a_day = metric.copies or dice.random() < 0.6
+        metric = metric if is_of_a_day else of(dice.choice(PERIODS[: 4 if metric.formula.own else 6]), metric)
+        made[name] = replace(
+            metric, is_set_based=not (is_work or metric.copies) and dice.random() < 0.5,
+            form=dice.choice({"m": ["select", "insert"], "h": ["delete", "upsert"], "w": ["work"]}[name[0]]),
+            has_running_row=is_work or dice.random() < 0.8, final_after=dice.choice([0, 0, 0, 0, 1, 3]) * (not is_work),
+        )  # fmt: skip
     return tuple(made.values())
 
 
@@ -267,14 +325,15 @@ def random_step(dice: Random, names: Sequence[str]) -> tuple[Any, ...]:
     often = {"night": 6, "late": 4, "dates": 4, "initial": 2, "fail": 2, "switch": 2, "repair": 1, "purge": 1,
              "redefine": 1}  # fmt: skip
     kind = dice.choices(list(often), list(often.values()))[0]
-    name, back = dice.choice(names), dice.randint(0, 9)
+    name, back = dice.choice(names), dice.randint(0, 9 if dice.random() < 0.9 else 35)
     only = tuple(dice.choices(names, k=dice.randint(1, 2))) if dice.random() < 0.25 else ()
     lost = None
     if dice.random() < 0.15:
         lost = Lost(dice.randint(0, 3), after=dice.random() < 0.5, is_retried=dice.random() < 0.5)
     return kind, *{
-        "night": (dice.choice([1, 1, 1, 2, 2, 3, 5, 0]), only, lost), "late": (back,), "purge": (back,),
-        "dates": (back, dice.choice([1, 1, 2, 4, 6]), only, lost), "initial": (back, dice.randint(1, 6), only, lost),
+        "night": (dice.choice([1, 1, 1, 2, 2, 3, 5, 9, 0]), only, lost), "late": (back,), "purge": (back,),
+        "dates": (back, dice.choice([1, 1, 2, 4, 6, 12]), only, lost),
+        "initial": (back, dice.choice([1, 2, 3, 4, 6, 32]), only, lost),
         "fail": (name, back // 3, dice.random() < 0.3), "repair": (), "redefine": (name, dice.randint(1, 3)),
         "switch": (name, dice.choice(["disabled", "deleted", "renamed"])),
     }[kind]  # fmt: skip
@@ -286,5 +345,8 @@ def random_history(number: int) -> History:
     metrics = random_metrics(dice)
     names = [metric.name for metric in metrics]
     steps = tuple(random_step(dice, names) for _ in range(dice.randint(3, 25)))
-    mend_days, on_failure = dice.choice([92, 92, 8, 5]), dice.choice(["date", "metric"])
-    return History(metrics, steps, dice.randint(0, 2), mend_days, on_failure)
+    return History(
+        metrics, steps, lookback=dice.randint(0, 2), mend_days=dice.choice([92, 92, 34, 8, 5]),
+        on_failure=dice.choice(["date", "metric"]), readers=dice.choice([0, 1, 3]),
+        start=EARLIEST_START + dice.randint(0, (START - EARLIEST_START).days) * ONE_DAY,
+    )  # fmt: skip

@@ -14,17 +14,16 @@ from tests.conftest import ROOT, Database, connect, run_script
 from tests.histories import Untrue, World
 from tests.random_histories import (
     ALL,
+    LIMIT,
     START,
     Cell,
     Formula,
     Metric,
     copied,
     cumulative,
-    derived,
-    early,
+    of,
     random_history,
     snapshot,
-    window,
 )
 
 pytestmark = pytest.mark.slow
@@ -38,6 +37,20 @@ def march(day: int) -> date:
 
 def cells(name: str, *days: int) -> list[Cell]:
     return [(name, march(day)) for day in days]
+
+
+def window(name: str, back: int) -> Metric:
+    return Metric(name, Formula(source=back))
+
+
+def derived(name: str, *others: str, first: int = 0, modulus: int = LIMIT) -> Metric:
+    """A metric made of others' rows of the period and of `first` days before it; "*": of every other metric."""
+    return Metric(name, Formula(reads=others, first=first, modulus=modulus))
+
+
+def early(name: str, *others: str, first: int = 3) -> Metric:
+    """A metric that runs before the others and is made of their rows of earlier dates."""
+    return Metric(name, Formula(reads=others, first=first, last=1))
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +377,66 @@ def test_an_upsert_that_changes_nothing_reopens_nothing(world: World, form: str,
     world.dates(3, 2)
     world.dates(3, 1, ["h0"])
     assert world.state("m1", 3) == state
+
+
+# --- periods ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_runs_before_the_days_it_reads_saw_those_of_its_first_period_blank(world: World) -> None:
+    world.begin([of("week", early("m0", "m1")), replace(snapshot("m1"), form="insert")], start=march(12))
+    world.initial(1, 7)
+    world.night(0)
+    assert world.due() == []
+    world.initial(1, 7)  # m1 stays the same, but m0 has seen its rows while they were blank
+    assert world.due() == cells("m0", 9)
+    world.mend()
+
+
+def test_a_date_by_hand_or_one_that_has_changed_reopens_the_weeks_that_hold_it(world: World) -> None:
+    world.begin([snapshot("m0"), of("week", snapshot("m1"))], start=march(11))
+    world.dates(1, 9)
+    world.dates(3)  # Saturday
+    assert world.due() == cells("m1", 9)
+    world.night(0)
+    world.night(0)
+    assert [day for day, names in world.ran if "m1" in names] == [march(16), march(9)]  # and not twice
+    world.begin([snapshot("m0"), of("week from wednesday", snapshot("m1"))], lookback=2, start=march(12))
+    world.dates(1, 7)
+    world.late(3)
+    world.night(0)  # finds another value of the 9th, and computes the week to the 11th once more
+    assert [day for day, names in world.ran if "m1" in names] == [march(11), march(18), march(11)]
+    world.night(0)
+    assert [day for day, names in world.ran if "m1" in names] == [march(11), march(18)]
+
+
+def test_a_week_without_a_running_row_has_none_on_its_last_day(world: World) -> None:
+    world.begin([replace(of("week", snapshot("m0")), has_running_row=False), snapshot("m1")], start=march(9))
+    world.night(0)
+    assert world.ran == [(march(8), ["m1"]), (march(9), ["m1"])]
+    world.dates(0, 8)
+    world.initial(0, 8)
+    assert [day for name, day in world.contents() if name == "m0"] == [march(2)]
+    world.night()
+    assert world.state("m0", 1) == "final"
+
+
+def test_a_row_where_no_period_ends_any_more_keeps_nobody_waiting(world: World) -> None:
+    world.begin([snapshot("m0"), derived("m1", "m0")], start=march(12))
+    world.night()
+    world.put(of("week", snapshot("m0")))
+    world.night()
+    assert world.database.rows("SELECT state FROM bi_metric_state WHERE metric = 'm0' AND metric_date = '2025-03-13'")
+    assert world.state("m0", 1) == "open"
+    assert world.state("m1", 1) == "final"
+    assert world.due() == []
+
+
+def test_the_ends_of_another_period_are_missing_beside_as_many_rows_of_the_one_before(world: World) -> None:
+    world.begin([of("week", snapshot("m0"))], start=march(13))
+    world.dates(1, 14)
+    world.put(of("week from thursday", snapshot("m0")))
+    world.night(0)
+    assert [world.state("m0", back) for back in (1, 8, 15)] == ["final", "final", "missing"]
 
 
 # --- histories that search has found ----------------------------------------------------------------------------------
