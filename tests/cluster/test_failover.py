@@ -165,7 +165,8 @@ def test_a_range_survives(
     assert range_.committed == DATES
     for index in range(3):
         assert stored(cluster, index) == wanted
-    said = range_.errors.splitlines()
+    # While the writer goes, a reader may already come to the next node; then it is not used.
+    said = [line for line in range_.errors.splitlines() if not line.startswith("Warning: fewer readers than ")]
     assert said
     tries = [re.search(r"^Warning: .*; trying (\S+) again in \d+\.\d s$", line) for line in said]
     assert all(found and found[1] in DATES for found in tries), range_.errors
