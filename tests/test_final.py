@@ -371,6 +371,13 @@ def test_a_helper_that_ran_on_some_dates_of_a_load_is_reopened_on_the_others(wor
     assert world.state("h1", 3) == "reopened"
 
 
+def test_a_helper_that_does_not_read_itself_keeps_its_later_cells(world: World) -> None:
+    world.begin([snapshot("h0"), derived("m1", "h0")])
+    world.dates(3, 2)
+    world.dates(4, 1, ["h0"])
+    assert (world.state("h0", 3), world.state("m1", 3)) == ("final", "reopened")
+
+
 @pytest.mark.parametrize(("form", "state"), [("upsert", "final"), ("delete", "reopened")])
 def test_an_upsert_that_changes_nothing_reopens_nothing(world: World, form: str, state: str) -> None:
     world.begin([replace(snapshot("h0"), form=form), derived("m1", "h0")])
@@ -418,6 +425,17 @@ def test_a_week_without_a_running_row_has_none_on_its_last_day(world: World) -> 
     assert [day for name, day in world.contents() if name == "m0"] == [march(2)]
     world.night()
     assert world.state("m0", 1) == "final"
+
+
+def test_a_row_that_matures_is_computed_once_more_and_not_every_night(world: World) -> None:
+    world.begin([replace(snapshot("m0"), final_after=2), derived("m1", "m0")], lookback=0)
+    for _ in range(5):
+        world.night()
+    assert [(day.day, names) for day, names in world.ran] == [(14, ["m0", "m1"]), (15, ["m0", "m1"]), (12, ["m0"])]
+    assert [world.state("m0", back) for back in (1, 2, 3)] == ["open", "open", "final"]
+    world.late(3)
+    world.dates(3)
+    assert (world.numbers("m0")[2], world.state("m1", 3)) == (4 + 32, "final")
 
 
 def test_a_row_where_no_period_ends_any_more_keeps_nobody_waiting(world: World) -> None:

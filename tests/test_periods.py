@@ -26,6 +26,7 @@ from src.metric_file.parameters import Parameters
 from src.server.interruption import Interruption
 from src.sql_loader import load_catalog
 from src.storage.overview import Overview
+from src.storage.store import MetricStore
 from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script
 from tests.test_period_patterns import CHANGES, GAME, LAST
 
@@ -246,6 +247,10 @@ def test_a_row_where_no_period_ends_any_more_is_no_problem_and_not_due(clock: Cl
     assert clock.cell("m", "2026-03-06") == "open"
     assert "2026-03-06" not in clock.said
     assert clock.problems() == {}
+    with closing(DatabaseManager(clock.settings)) as database:
+        database.connect()
+        store = MetricStore(database, ZoneInfo(clock.zone), mend_days=1)
+        assert store.too_old(load_catalog(clock.settings.metrics_dir).nightly, clock.today) == []
 
 
 # --- what reopens a period --------------------------------------------------------------------------------------------
