@@ -336,6 +336,16 @@ def test_what_is_older_than_a_night_mends_stays_and_keeps_nobody_waiting(world: 
     assert world.state("m1", 1) == "final"
 
 
+def test_what_has_become_too_old_to_be_mended_waits_no_more(world: World) -> None:
+    world.begin([snapshot("m0"), derived("m1", "m0"), derived("m2", "m1")], lookback=0, mend_days=3)
+    world.night()
+    world.late(1)
+    world.dates(1, 1, ["m0"])
+    assert (world.state("m1", 1), world.state("m2", 1)) == ("reopened", "waiting")
+    world.night(6)
+    assert (world.state("m1", 7), world.state("m2", 7)) == ("reopened", "final")
+
+
 @pytest.mark.parametrize(("on_failure", "ran"), [("date", []), ("metric", [(march(10), ["m1"])])])
 def test_a_failure_takes_the_date_or_the_metric_and_its_dependents(
     world: World, on_failure: str, ran: list[tuple[date, list[str]]]
