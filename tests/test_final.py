@@ -346,6 +346,14 @@ def test_what_has_become_too_old_to_be_mended_waits_no_more(world: World) -> Non
     assert (world.state("m1", 7), world.state("m2", 7)) == ("reopened", "final")
 
 
+def test_what_failed_before_it_had_a_row_is_not_due(world: World) -> None:
+    world.begin([snapshot("m0"), snapshot("m1")], lookback=0, on_failure="metric")
+    world.fail("m1", 1, for_good=True)
+    world.night(0)
+    world.night()
+    assert world.transactions == 4  # yesterday and today, each again without m1
+
+
 @pytest.mark.parametrize(("on_failure", "ran"), [("date", []), ("metric", [(march(10), ["m1"])])])
 def test_a_failure_takes_the_date_or_the_metric_and_its_dependents(
     world: World, on_failure: str, ran: list[tuple[date, list[str]]]
