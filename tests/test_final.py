@@ -354,6 +354,15 @@ def test_what_failed_before_it_had_a_row_is_not_due(world: World) -> None:
     assert world.transactions == 4  # yesterday and today, each again without m1
 
 
+def test_a_row_whose_state_is_lost_counts_as_reopened(world: World) -> None:
+    world.begin([snapshot("m0")])
+    world.dates(1, 4)
+    of_the_7th = "FROM bi_metric_state WHERE metric_date = '2025-03-07'"
+    world.database.execute(f"DELETE {of_the_7th}")
+    world.dates(1)
+    assert world.database.rows(f"SELECT state {of_the_7th}") == [("reopened",)]
+
+
 @pytest.mark.parametrize(("on_failure", "ran"), [("date", []), ("metric", [(march(10), ["m1"])])])
 def test_a_failure_takes_the_date_or_the_metric_and_its_dependents(
     world: World, on_failure: str, ran: list[tuple[date, list[str]]]
