@@ -443,6 +443,13 @@ def test_a_date_by_hand_or_one_that_has_changed_reopens_the_weeks_that_hold_it(w
     assert [day for day, names in world.ran if "m1" in names] == [march(11), march(18)]
 
 
+def test_a_date_by_hand_reopens_every_window_that_holds_it_though_its_own_row_stays_the_same(world: World) -> None:
+    world.begin([of("4 days", snapshot("m0"))])
+    world.dates(1, 9)
+    world.dates(6)
+    assert world.due() == cells("m0", 5, 6, 7)
+
+
 def test_a_week_without_a_running_row_has_none_on_its_last_day(world: World) -> None:
     world.begin([replace(of("week", snapshot("m0")), has_running_row=False), snapshot("m1")], start=march(9))
     world.night(0)
