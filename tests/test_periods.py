@@ -340,6 +340,21 @@ def test_a_cumulative_month_builds_on_the_month_before(clock: Clock) -> None:
     assert "4 equal, 0 different" in clock.said
 
 
+def test_a_window_builds_on_the_row_of_the_day_before(clock: Clock) -> None:
+    comes, goes = (f"(SELECT COUNT(*) FROM events WHERE day = {day})"
+                   for day in ("%(metric_date)s", "%(period_start)s - INTERVAL 1 DAY"))  # fmt: skip
+    write(
+        clock.project, "incremental/seven", "7 days",
+        f"SELECT CAST(JSON_EXTRACT(value_list, '$.events') AS SIGNED) + {comes} - {goes} AS events FROM bi_metrics "
+        "WHERE metrics = 'seven' AND metric_date = %(metric_date)s - INTERVAL 1 DAY\n",
+    )  # fmt: skip
+    write(clock.project, "initial/seven", "7 days", EVENTS)
+    assert clock.run("2026-02-26", "2026-03-03") == 0
+    files = clock.project.database.rows("SELECT file FROM bi_metric_state WHERE file IS NOT NULL ORDER BY metric_date")
+    assert files == [("sql/initial/seven.sql",), *[("sql/incremental/seven.sql",)] * 5]
+    assert clock.rows()["seven", date(2026, 3, 3)] == {"events": 25 + 26 + 27 + 28 + 1 + 2 + 3}
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
