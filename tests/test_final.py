@@ -461,6 +461,13 @@ def test_a_week_without_a_running_row_has_none_on_its_last_day(world: World) -> 
     assert world.state("m0", 1) == "final"
 
 
+def test_a_helper_without_a_running_row_does_not_run_for_the_running_row_of_a_metric(world: World) -> None:
+    helper = replace(of("week", snapshot("h0")), has_running_row=False)
+    world.begin([helper, of("week", derived("m1", "h0"))], start=march(12))
+    world.night(0)
+    assert world.ran == [(march(16), ["m1"])]
+
+
 def test_a_row_that_matures_is_computed_once_more_and_not_every_night(world: World) -> None:
     world.begin([replace(snapshot("m0"), final_after=2), derived("m1", "m0")], lookback=0)
     for _ in range(5):

@@ -175,7 +175,7 @@ def running_batches(catalog: Catalog, names: Collection[str], today: date, goes_
         if name in names and name in catalog.nightly and file.has_running_row and not period.is_end(today):
             ends.setdefault(period.end_of(today), []).append(name)
     for end, some in sorted(ends.items()):
-        yield batch_of(catalog, Mode.INCREMENTAL, [end], some, goes_on)
+        yield batch_of(catalog, Mode.INCREMENTAL, [end], some, goes_on, today=today)
 
 
 def due_batch(
