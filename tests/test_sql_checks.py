@@ -762,11 +762,23 @@ def test_problems_are_sorted_by_file_line_and_column(tmp_path: Path) -> None:
     assert places == [(file, *at) for file in ("sql/a.sql", "sql/b.sql") for at in ((2, 4), (2, 12), (3, 1))]
 
 
+def test_what_reads_a_number_that_matures_is_complete_no_sooner(tmp_path: Path) -> None:
+    header = "-- Description: what it means\n-- Data Type: card\n"
+    reader = "SELECT value_list AS v FROM bi_metrics WHERE metrics = 'late' AND metric_date = %(metric_date)s"
+    files = {"1_late.sql": f"-- Final After: 3 days\n{header}{QUERY}", "2_r.sql": f"{header}{reader}"}
+    (problem,) = problems(tmp_path, files)
+    assert (problem.rule, problem.severity, problem.file) == ("reads-immature", "warning", "sql/2_r.sql")
+    assert "reads late, whose numbers mature for 3 days" in problem.message
+    files["2_r.sql"] = f"-- Final After: 3 days\n{header}{reader}"
+    assert problems(tmp_path, files) == []
+
+
 def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
     broken = {rule for rule, _, _ in IN_STATEMENTS} | {rule for *_, each in WHOLE_FILES for rule, _, _ in each}
     elsewhere = {
         "duplicate-metric",
         "reads-later-metric",
+        "reads-immature",
         "misplaced",
         "reads-no-metric",
         "metric-became-helper",

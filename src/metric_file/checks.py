@@ -32,7 +32,7 @@ from src.metric_file.text import (
 )
 from src.metric_file.usual import parse_usual
 from src.sql_loader import EVERY_METRIC, Catalog
-from src.wording import printable
+from src.wording import count, printable
 
 Severity = Literal["error", "warning"]
 
@@ -352,6 +352,14 @@ class _Rules:
                 cure = "give that file a smaller number, or allow this rule if earlier dates are meant"
                 yield read[name], f"reads {_cut(name)}{more}, which {files[at].path} computes later{when}; {cure}"
                 return
+
+    def reads_immature(self) -> _Found:
+        """What is built on a number that still matures changes with it, so it is complete no sooner."""
+        for name, where in {**self._metrics_named(), **self.catalog.helpers_read(self.file)}.items():
+            days = self.catalog.final_after(name)
+            if days > self.file.final_after:
+                yield where, (f"reads {_cut(name)}, whose numbers mature for {count(days, 'day')}, and would be final "
+                              f"before them; add the header line -- Final After: {count(days, 'day')}")  # fmt: skip
 
     def work_table(self) -> _Found:
         """A table that a helper empties holds the rows of one date, so what reads it runs right after the helper."""
@@ -830,6 +838,6 @@ _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-che
 _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", "unknown-time-zone", "full-scan",
               "misplaced")  # fmt: skip
 _WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
-             "between-midnight", "limit-over-ties", "changes-source", "header",
+             "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "header",
              "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}
