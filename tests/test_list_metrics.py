@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import unicodedata
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,6 +320,17 @@ def test_values_of_nothing_are_told(project: Project) -> None:
     wrong = project.list("--values", "mony")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "no metric that is stored or has a file matches 'mony'; did you mean money?" in wrong.stderr
+
+
+def test_the_page_compares_weeks_and_windows_of_days_with_a_year_before(project: Project) -> None:
+    for name, period in (("weekly", "week"), ("window", "7 days")):
+        project.write(f"{name}.sql", f"-- Description: x\n-- Period: {period}\nSELECT TO_DAYS(%(metric_date)s) AS n")
+    start, page = date.today() - timedelta(days=400), project.folder / "page.html"
+    project.env["METRICS_HISTORY_START"] = str(start)
+    done = project.run("--initial", str(start), str(date.today()))
+    assert done.returncode == 0, done.stderr
+    assert project.list("--html", str(page)).returncode == 0
+    assert page.read_text().count("364</b> vs a year before") == 2
 
 
 def test_metric_and_tag_choose_the_cards_of_the_page_and_the_problems_that_it_tells(project: Project) -> None:

@@ -294,8 +294,8 @@ def test_metrics_stand_by_tag_in_run_order_with_title_and_unit(show: Open) -> No
     unfold(tab)
     assert "total\nOwner\nAnn\nTags\nmoney, weekly" in shown.locator("dl").inner_text()
     assert card(tab, "logins").locator(".changes li").all_inner_texts() == [
-        "1 (+25.0%) vs the day before", "no value a week before"
-    ]  # fmt: skip
+        "1 (+25.0%) vs the day before"
+    ]  # a week before, it had no row at all
     tab.keyboard.type("/total ann weekly")
     assert tab.locator("h2:visible").all_inner_texts() == ["Money"]
 
@@ -341,7 +341,7 @@ def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) 
     assert "12 (+1.4%) vs a year before" in monthly.locator(".changes").inner_text()
     assert monthly.locator(".dates bdi").all_inner_texts() == ["Nov 2024", "Nov 2025", "Nov 2026"]
     assert "7 (-87.5%) vs the 7 days before" in window.locator(".changes").inner_text()
-    assert card(tab, "young").locator(".dates bdi").first.inner_text() == "11 Oct"  # eight weeks
+    assert card(tab, "young").locator(".dates bdi").first.inner_text() == "1 Nov"  # five weeks
     assert card(tab, "mixed").locator(".value").all_inner_texts() == ["5 EUR", "2"]
     assert tab.locator(".late").count() == 0
     unfold(tab)
@@ -425,6 +425,19 @@ def test_problems_and_what_repairs_them_are_named(show: Open) -> None:
     )
     assert "Unknown column (1054)" in card(tab, "top_games").inner_text()
     assert "1338848.01 -> 1338848.03" in card(tab, "total_revenue").inner_text()
+
+
+def test_a_long_problem_takes_two_lines_until_it_is_unfolded_and_leaves_the_chart_its_height(show: Open) -> None:
+    long = "sql/a.sql:3: SELECT " + "revenue, " * 60 + "returned 1 row: 5"
+    tab = show(page_of(metric("alone", "card", REVENUE, warnings=[Remark("alone", day(1), long)] * 3)), 1440)
+    remark, plot = tab.locator(".problems li").first, tab.locator(".plot")
+    assert remark.inner_text() == f"warning of {day(1)}: {long}"
+    folded, height = remark.bounding_box(), plot.bounding_box()
+    remark.locator("summary").click()
+    unfolded = remark.bounding_box()
+    assert folded and unfolded and height
+    assert folded["height"] < 60 < unfolded["height"]
+    assert 100 < height["height"] < 300
 
 
 def test_filter_leaves_the_metrics_that_hold_every_word_and_a_link_brings_back_the_others(show: Open) -> None:

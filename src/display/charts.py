@@ -138,7 +138,7 @@ def _card(series: Series, shown: date) -> Iterator[View]:
         numbers = {day: number for day, value in values.items() if (number := number_of(value)) is not None}
         changes = []
         for day, words in series.compared_with(shown):
-            if shown in numbers:
+            if shown in numbers and day >= min(rows):  # before its first row, no metric lacks a value
                 note = " (not final)" if day in rows and not rows[day].is_final else ""
                 changes.append((*_change(numbers[shown], numbers.get(day)), words + note))
         yield {"name": name, "measure": "", "value": values.get(shown), "changes": changes,

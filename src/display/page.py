@@ -28,8 +28,10 @@ from src.wording import count
 
 TOP = 10  # rows of a ranking that are not folded
 STRIP_DAYS = 92
-FEWEST_DATES = 8  # of a line of weeks, months, quarters or years
-DATES = {"week": 53, "month": 25, "quarter": 13, "year": 10}  # of a line; of days, as many as are asked for
+FEWEST_DATES = 5  # of a line of weeks, months, quarters or years
+# Of a line; of days, as many as are asked for. Odd, so that the label in the middle is that of the middle.
+DATES = {"week": 53, "month": 25, "quarter": 13, "year": 11}
+MOST_LATE = 35 * ONE_DAY  # a value that is older is not compared with that of a year before
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ def _csp_hash(text: str) -> str:
 
 
 def _since(period: Period, today: date, days: int) -> date:
-    """Return the first date whose row the page may need."""
-    if period.unit == "day":
+    """Return the first date whose row the page may need: of the line, or a year before the value shown."""
+    if period == DAY:
         return today - (max(days, STRIP_DAYS) + 7) * ONE_DAY  # the first week is shown whole
-    return _axis(period, today, days)[0]
+    return min(_axis(period, today, max(days, STRIP_DAYS) + 7)[0], period.year_before(period.end_of(today - MOST_LATE)))
 
 
 def _axis(period: Period, today: date, days: int) -> list[date]:
@@ -161,7 +163,7 @@ def _view(metric: MetricPage, page: Page) -> View:
     dates = _axis(period, page.today, page.days)
     if period.unit != "day":  # a year of weeks is much for a metric that began last month
         with_rows = sum(day >= min(metric.rows, default=day) for day in dates)
-        dates = dates[-max(with_rows, FEWEST_DATES) :]
+        dates = dates[-(max(with_rows, FEWEST_DATES) | 1) :]  # odd
     warnings: dict[date, list[str]] = {}
     for each in metric.state.cells.warnings:
         warnings.setdefault(each.metric_date, []).append(each.text)
