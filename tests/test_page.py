@@ -345,6 +345,8 @@ def test_weeks_and_months_have_an_axis_and_comparisons_of_their_own(show: Open) 
     assert card(tab, "mixed").locator(".value").all_inner_texts() == ["5 EUR", "2"]
     assert tab.locator(".late").count() == 0
     unfold(tab)
+    assert weekly.locator(".strip path.final").get_attribute("d") == "M0 0h52"  # a square for each week
+    assert weekly.locator(".strip").inner_text() == "Last 53 weeks: 52 final 1 not final 1 missing"
     assert table(monthly)[:2] == [["2026-11-30", ""], ["2026-10-31", "900"]]
     chart = weekly.locator(".plot svg")
     chart.scroll_into_view_if_needed()
@@ -435,7 +437,9 @@ def test_a_long_problem_takes_two_lines_until_it_is_unfolded_and_leaves_the_char
     folded, height = remark.bounding_box(), plot.bounding_box()
     remark.locator("summary").click()
     unfolded = remark.bounding_box()
-    assert folded and unfolded and height
+    assert folded
+    assert unfolded
+    assert height
     assert folded["height"] < 60 < unfolded["height"]
     assert 100 < height["height"] < 300
 

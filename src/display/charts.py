@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
-from src.dates import ONE_DAY, ranges
+from src.dates import ONE_DAY
 from src.display.values import IDENTITY, Item, brief, ends_of, exact, items_of, names_of, number_of
 from src.metric_file.period import DAY, Period
 
@@ -112,16 +113,17 @@ def draw(series: Series, data_type: str, dimensions: Sequence[str]) -> View:
 def strip(series: Series, dates: Sequence[date]) -> list[tuple[str, int, str]]:
     """Return each state of some dates: its name, how many dates have it, and their squares as an SVG path."""
     days_in: dict[str, Collection[date]] = {
-        "final": [day for day, row in series.rows.items() if row.is_final],
-        "not final": [day for day, row in series.rows.items() if not row.is_final],
-        "missing": series.missing,
+        "final": {day for day, row in series.rows.items() if row.is_final},
+        "not final": {day for day, row in series.rows.items() if not row.is_final},
+        "missing": set(series.missing),
         "revised": series.revised,
     }
     found = []
     for name, days in days_in.items():
-        shown = [day for day in dates if day in set(days)]
-        path = "".join(f"M{(run[0] - dates[0]).days} 0h{len(run)}" for run in ranges(shown))
-        found.append((name, len(shown), path))
+        places = [place for place, day in enumerate(dates) if day in days]
+        runs = groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])  # of places that follow each other
+        path = "".join(f"M{run[0][1]} 0h{len(run)}" for _, pairs in runs if (run := list(pairs)))
+        found.append((name, len(places), path))
     return found
 
 
