@@ -242,7 +242,12 @@ class Run:
             log.warning("%s: %s more of these; list_metrics.py --status --json has all", result.batch.label, more)
 
     def _tell_accepted(self, result: BatchResult) -> None:
-        """Tell what became of the names of --accept."""
+        """Tell what became of the names of --accept, and which values that are accepted already have changed."""
+        changed = {(change.metric, change.metric_date) for change in result.changes if change.kind == "changed"}
+        for each in result.accepted:
+            if each.metric not in self.arguments.accept and (each.metric, each.metric_date) in changed:
+                log.warning("%s %s: its value has changed, and what was accepted before still fails: %s",
+                            each.metric_date, each.metric, each.text)  # fmt: skip
         for name in () if result.error else self.arguments.accept:
             found = [each for each in result.accepted if each.metric == name]
             for each in found:

@@ -22,6 +22,7 @@ from src.server.codes import (
     LOST,
     NEEDS_A_RIGHT,
     NO_SAVEPOINT,
+    NOT_OF_A_SESSION,
     OVER_THE_LIMIT,
     TRANSIENT,
     UNKNOWN_HOST,
@@ -36,6 +37,7 @@ from src.server.tls import driver_arguments
 log = logging.getLogger("bi_metrics")
 
 OLDEST_DRIVER = (1, 2)
+ALL_ROWS = 18_446_744_073_709_551_615
 GRACE_SECONDS = 15  # a server that does not even report its own limit is given up after this
 CONNECT_TIMEOUT_SECONDS = 10
 # The second set would switch ANSI_QUOTES on again.
@@ -170,12 +172,18 @@ class DatabaseManager:
 
     def _restore(self, before: Mapping[str, str]) -> None:
         try:
+            self.execute("SET SESSION sql_select_limit = %s", [ALL_ROWS])  # else the server may show a part of them
             now = self._settings_of_session()
-            for name, value in before.items() - now.items():
-                log.info("a stored function or a trigger has set %s = %s; it is %s again", name, now.get(name), value)
+            for name, value in sorted(before.items() - now.items()):  # a character_set_... resets its collation_...
                 is_number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value)
-                self.execute(f"SET SESSION {name} = %s", [float(value) if "." in value else int(value)]
-                             if is_number else [value])  # fmt: skip
+                try:
+                    self.execute(f"SET SESSION {name} = %s", [float(value) if "." in value else int(value)]
+                                 if is_number else [value])  # fmt: skip
+                except StatementError as error:
+                    if error.code in NOT_OF_A_SESSION:  # others have changed it, such as gtid_binlog_pos by a COMMIT
+                        continue
+                    raise
+                log.info("a stored function or a trigger has set %s = %s; it is %s again", name, now.get(name), value)
             self.execute("SET timestamp = DEFAULT")  # else NOW() would stand still
         except StatementError as error:
             log.warning("the settings of the session could not be restored, so it is closed: %s", error)
@@ -382,7 +390,7 @@ class DatabaseManager:
             "tmp_table_size": 67_108_864,
             "max_heap_table_size": 67_108_864,
             "completion_type": 0,
-            "sql_select_limit": 18_446_744_073_709_551_615,
+            "sql_select_limit": ALL_ROWS,
             "sql_big_selects": 1,
             "sql_auto_is_null": 0,
             "default_week_format": 0,

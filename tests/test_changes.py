@@ -6,7 +6,9 @@ from datetime import date
 
 import pytest
 
-from src.storage.changes import StoredRow, compare, differences
+from src.display.values import parse_value
+from src.metric_file.usual import numbers_of
+from src.storage.changes import StoredRow, compare, differences, is_readable
 
 DAY = date(2025, 1, 15)
 
@@ -68,3 +70,12 @@ def test_many_differences_are_counted_and_long_values_are_cut() -> None:
     many = differences(row("[1,2,3,4,5,6,7]"), row("[0,0,0,0,0,0,0]"))
     assert many.endswith("[4]: 5 -> 0; and 2 more")
     assert len(differences(row('"x"'), row(f'"{"y" * 500}"'))) < 100
+
+
+@pytest.mark.parametrize("text", ['{"n": 1e9999999999999999999}', '{"n": 1e-9999999999999999999}', '{"n": 1.}'])
+def test_json_that_python_cannot_read_is_compared_as_text(text: str) -> None:
+    assert not is_readable(text)
+    assert differences(row(text), row(text)) == ""
+    assert differences(row(text), row('{"n": 1}')) != ""
+    assert parse_value(text) == text
+    assert numbers_of(text) is None

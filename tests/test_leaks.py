@@ -168,6 +168,44 @@ def test_what_a_function_of_a_check_sets_ends_with_the_checks(
     assert len(project.database.metrics()) == 3
 
 
+NAMES = "@@character_set_client, @@character_set_connection, @@character_set_results, @@collation_connection"
+LIMITS = "@@sql_select_limit, @@sql_mode, @@foreign_key_checks, @@group_concat_max_len"
+
+
+@pytest.mark.parametrize(
+    ("sets", "of"),
+    [
+        ("SET NAMES latin1", NAMES),
+        ("SET SESSION sql_select_limit = 1, sql_mode = '', foreign_key_checks = 0, group_concat_max_len = 4", LIMITS),
+    ],
+)
+def test_settings_that_hide_or_change_others_are_put_back(project: Project, sets: str, of: str) -> None:
+    project.database.execute(f"CREATE FUNCTION odd(n INT) RETURNS INT DETERMINISTIC BEGIN {sets}; RETURN n; END")
+    asks = select(f"SELECT CONCAT_WS(' ', {of}) AS said, %(metric_date)s > '' AS day")
+    project.write("1_before.sql", asks)
+    project.write("2_calls.sql", select("SELECT odd(7) AS n, %(metric_date)s AS day"))
+    project.write("3_after.sql", asks)
+    result = project.run(*DAYS)
+    assert (result.returncode, result.stderr.count("settings of the session")) == (0, 0), result.stderr
+    assert len({value for name, _, value in project.database.metrics() if name != "calls"}) == 1
+
+
+def test_a_global_setting_that_changes_while_a_file_runs_fails_nothing(project: Project) -> None:
+    """A server that writes a binary log moves gtid_binlog_pos with every COMMIT of anybody."""
+    project.database.execute("CREATE FUNCTION sleeps(n INT) RETURNS INT DETERMINISTIC BEGIN DO SLEEP(0.5); RETURN n; END")
+    project.write("m.sql", select("SELECT sleeps(7) AS n, %(metric_date)s AS day"))
+    [(was,)] = project.database.rows("SELECT @@GLOBAL.slow_launch_time")
+    run = project.start("run_metrics.py", DAY, "--retries", "0")
+    while not project.database.rows("SELECT 1 FROM information_schema.processlist WHERE state = 'User sleep'"):
+        assert run.poll() is None
+    try:
+        project.database.execute(f"SET GLOBAL slow_launch_time = {was + 1}")
+        out, err = run.communicate(timeout=60)
+    finally:
+        project.database.execute(f"SET GLOBAL slow_launch_time = {was}")
+    assert (run.returncode, "settings of the session" in err) == (0, False), out + err
+
+
 def test_a_temporary_table_of_a_stored_function_ends_with_the_file(project: Project) -> None:
     project.database.execute(SETS)
     project.write("1_calls.sql", select(CALLS["a function"]))

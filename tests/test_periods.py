@@ -389,3 +389,41 @@ def test_both_files_of_a_metric_have_the_same_period_and_utc_windows_are_warned_
     result = project.list("--check", "--offline")
     assert "sql/initial/m.sql:1:1: error: period: sql/initial/m.sql has the period week and " in result.stdout
     assert "sql/seven.sql:2:46: warning: utc-window: %(day_start_utc)s with an INTERVAL is an hour off" in result.stdout
+
+
+# --- rows of another period -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--initial"], ["--initial", "--chunk", "month"]])
+@pytest.mark.parametrize("form", ["INSERT", "INSERT with -- Empty", "SELECT"])
+def test_rows_that_a_metric_had_by_day_stay_as_they_are_when_its_period_becomes_a_week(
+    clock: Clock, words: list[str], form: str
+) -> None:
+    clock.project.write("m.sql", metric_sql("m"))
+    assert clock.run("2026-02-01", "2026-02-15") == 0
+    by_day = clock.project.database.metrics()
+    if form == "SELECT":  # a float is read back, and its data type is another one
+        write(clock.project, "m", "week", "SELECT 2e0 AS n WHERE %(metric_date)s > ''", "-- Data Type: timeseries\n")
+    else:
+        header = "-- Period: week" + "\n-- Empty: {}" * ("Empty" in form)
+        clock.project.write("m.sql", metric_sql("m", "2", header))
+    assert clock.run(*words, "2026-02-01", "2026-02-15") == 0, clock.said
+    same = {row for row in by_day if row in clock.project.database.metrics()}
+    assert [day for _, day, _ in by_day if day not in {day for _, day, _ in same}] == [
+        "2026-02-01", "2026-02-08", "2026-02-15"]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["missing", "reopened"])
+def test_cells_that_are_no_end_of_a_period_any_more_keep_no_night_busy(clock: Clock, state: str) -> None:
+    days = "-- Description: x\nSELECT 1 AS n WHERE %(metric_date)s > ''\n"
+    for name in ("m", "other"):
+        clock.project.write(f"{name}.sql", days)
+    clock.today = date(2026, 3, 3)
+    assert clock.run("2026-02-10", "2026-03-02") == 0
+    sql = f"UPDATE bi_metric_state SET state = '{state}' WHERE metric_date BETWEEN '2026-02-13' AND '2026-02-26'"
+    clock.project.database.execute(sql)
+    clock.project.write("m.sql", days.replace("x\n", "x\n-- Period: week\n"))
+    clock.nights(date(2026, 3, 4))
+    assert {clock.cell("other", f"2026-02-{day}") for day in range(13, 27)} == {"final"}
+    assert "to be computed again" not in clock.said
+    assert "missing: " not in clock.said

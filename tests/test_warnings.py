@@ -296,6 +296,21 @@ def test_a_check_that_fails_is_told_with_the_command_that_accepts_it_and_that_st
     assert odd.database.metrics() == [("m", DAY, '{"n": 9}')]
 
 
+@pytest.mark.parametrize("has_incremental", [False, True])
+def test_the_command_of_an_initial_load_accepts_what_the_initial_file_computes(
+    odd: Project, has_incremental: bool
+) -> None:
+    """The incremental file may be another one, without this check, or there may be none."""
+    odd.write("initial/m.sql", card("-- Check: SELECT 1 WHERE %(metric_date)s > ''"))
+    if has_incremental:
+        odd.write("incremental/m.sql", card())
+    failed = odd.run("--initial", "2025-01-15", "2025-01-16", "--chunk", "month")
+    command = f"python run_metrics.py --initial {DAY} {DAY} --accept m"
+    assert f"If the number is right: {command}. " in failed.stderr
+    assert odd.run(*command.split()[2:]).returncode == 0
+    assert odd.run("--initial", DAY, DAY).returncode == 0
+
+
 def test_later_runs_of_an_accepted_cell_accept_it_until_no_check_fails(odd: Project) -> None:
     write_m(odd, 9)
     assert odd.run(DAY, "--accept", "m").returncode == 0
@@ -313,6 +328,18 @@ def test_later_runs_of_an_accepted_cell_accept_it_until_no_check_fails(odd: Proj
     assert states(odd.database, "accepted")["m", DAY] is None
     write_m(odd, 9)
     assert odd.run(DAY).returncode == 1
+
+
+def test_an_accepted_value_that_changes_and_still_fails_is_told(odd: Project) -> None:
+    write_m(odd, 9)
+    assert odd.run(DAY, "--accept", "m").returncode == 0
+    assert "accepted" not in odd.run(DAY).stderr
+    write_m(odd, 900)
+    line = f"Warning: {DAY} m: its value has changed, and what was accepted before still fails: {found_in(900)}"
+    assert told(odd.run(DAY, "--quiet").stderr) == [line]
+    assert told(odd.run(DAY, "--quiet").stderr) == []
+    write_m(odd, 9000)
+    assert "its value has changed" not in odd.run(DAY, "--accept", "m").stderr
 
 
 def test_a_night_looks_again_at_an_accepted_date_and_mends_it(odd: Project) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from typing import Any
 
 LONGEST = 200  # characters of a text that are shown
@@ -51,7 +51,7 @@ def parse_value(text: str) -> Any:
     """Return the value of a JSON text, its numbers as Decimal; the text itself if it is no JSON."""
     try:
         return _DECODER.decode(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InvalidOperation):  # the last of 1e9999999999999999999
         return text
 
 

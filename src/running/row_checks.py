@@ -10,7 +10,7 @@ from datetime import date
 
 from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
-from src.metric_file.file import MetricFile
+from src.metric_file.file import MetricFile, Mode
 from src.metric_file.header import HeaderLine
 from src.metric_file.step import Step
 from src.metric_file.usual import dates_before, numbers_of, unusual
@@ -135,8 +135,9 @@ class RowChecks:
         """Return the command that stores cells as they are; "" for a period that ends in the future."""
         if day > self._today or not self._catalog.cells.issuperset(names):
             return ""
-        options = shlex.join(word for name in sorted({*names, *batch.accepts}) for word in ("--accept", name))
-        return f"If the number is right: python run_metrics.py {day} {options}. "
+        words = [f"--initial {day} {day}" if batch.mode is Mode.INITIAL else str(day)]
+        words += [f"--accept {shlex.quote(name)}" for name in sorted({*names, *batch.accepts})]
+        return f"If the number is right: python run_metrics.py {' '.join(words)}. "
 
 
 def remarks(found: Mapping[Cell, Sequence[str]]) -> Iterator[Remark]:

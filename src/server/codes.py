@@ -19,6 +19,7 @@ QUERY_KILLED = 1317
 UNKNOWN_TIME_ZONE = 1298
 UNKNOWN_HOST = 2005
 NEEDS_A_RIGHT = 1227
+NOT_OF_A_SESSION = frozenset({1229, 1238})  # a variable that is global or read-only
 REFUSES_A_VALUE = frozenset({1048, 1644, 3819, 4025})  # NOT NULL, a trigger's SIGNAL, a CHECK
 CANNOT_EXPLAIN = frozenset({1345, 1815})  # a view of tables the account may not read; on MySQL an INSERT into a view
 NO_DEFAULT = 1364  # a warning: a column without a default was left out

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
+# What Python raises for JSON that MariaDB takes, such as {"n": 1.} and {"n": 1e9999999999999999999}.
+UNREADABLE = (ValueError, RecursionError, InvalidOperation)
 SHOWN = 5  # differences of one row that are spelled out
 _ABSENT = object()
 
@@ -66,10 +68,10 @@ def differing(old: StoredRow, new: StoredRow) -> dict[str, str]:
 
 
 def _parse(text: str) -> Any:
-    """Return the value of a JSON text; the text itself if Python cannot read it: MariaDB takes {"n": 1.}."""
+    """Return the value of a JSON text; the text itself if Python cannot read it."""
     try:
         return _loads(text)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return text
 
 
@@ -77,7 +79,7 @@ def is_readable(text: str) -> bool:
     """Tell whether Python can read a JSON text, which MariaDB takes."""
     try:
         _loads(text)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return False
     return True
 

@@ -33,7 +33,6 @@ NEWEST_COLUMN = "accepted"  # of bi_metric_state: if it is there, all others are
 LONGEST_TEXT = 1000  # characters of bi_metric_state.error, warning and accepted
 _ROWS_PER_STATEMENT = 1000
 _BYTES_PER_STATEMENT = 4_000_000  # of rows to insert; max_allowed_packet is 16 MB or more
-_FOR_DATES = "metrics IN %s AND metric_date BETWEEN %s AND %s"
 _STATES_FOR_DATES = "metric IN %s AND metric_date BETWEEN %s AND %s"
 
 
@@ -237,8 +236,9 @@ class MetricStore:
 
     def computed_dates(self, name: str, dates: Sequence[date], blank: str) -> set[date]:
         """Return the dates on which a metric has a row that is not blank."""
-        query = f"SELECT metric_date FROM bi_metrics WHERE {_FOR_DATES} AND JSON_UNQUOTE(value_list) <> %s"
-        return {day for (day,) in self._db.query(query, ((name,), dates[0], dates[-1], blank))}
+        where, args = _where("metrics", "metric_date", {name: dates})
+        query = f"SELECT metric_date FROM bi_metrics WHERE {where} AND JSON_UNQUOTE(value_list) <> %s"
+        return {day for (day,) in self._db.query(query, (*args, blank))}
 
     def rows(self, rows: DatesOf) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
@@ -565,13 +565,17 @@ def by_name(cells: Iterable[Cell]) -> dict[str, list[date]]:
 
 
 def _where(name: str, day: str, dates_of: DatesOf) -> tuple[str, list[Any]]:
-    """Return a condition that holds for the dates of each name, and for those between them, with its arguments."""
-    spans: dict[tuple[date, date], list[str]] = {}
+    """Return a condition that holds for the dates of each name, with its arguments."""
+    same: dict[tuple[date, ...], list[str]] = {}
     for each, dates in dates_of.items():
         if dates:
-            spans.setdefault((dates[0], dates[-1]), []).append(each)
-    terms = [f"({name} IN %s AND {day} BETWEEN %s AND %s)"] * len(spans)
-    return " OR ".join(terms) or "FALSE", [value for span, names in spans.items() for value in (tuple(names), *span)]
+            same.setdefault(tuple(dates), []).append(each)
+    terms, args = [], []
+    for dates, names in same.items():
+        has_gaps = (dates[-1] - dates[0]).days >= len(dates)  # ends of weeks: rows of other dates may lie between them
+        terms.append(f"({name} IN %s AND {day} {'IN %s' if has_gaps else 'BETWEEN %s AND %s'})")
+        args += [tuple(names), *([dates] if has_gaps else [dates[0], dates[-1]])]
+    return " OR ".join(terms) or "FALSE", args
 
 
 def _cut(text: str | None) -> str | None:
