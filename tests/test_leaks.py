@@ -192,7 +192,8 @@ def test_settings_that_hide_or_change_others_are_put_back(project: Project, sets
 
 def test_a_global_setting_that_changes_while_a_file_runs_fails_nothing(project: Project) -> None:
     """A server that writes a binary log moves gtid_binlog_pos with every COMMIT of anybody."""
-    project.database.execute("CREATE FUNCTION sleeps(n INT) RETURNS INT DETERMINISTIC BEGIN DO SLEEP(0.5); RETURN n; END")
+    sleeps = "CREATE FUNCTION sleeps(n INT) RETURNS INT DETERMINISTIC BEGIN DO SLEEP(0.5); RETURN n; END"
+    project.database.execute(sleeps)
     project.write("m.sql", select("SELECT sleeps(7) AS n, %(metric_date)s AS day"))
     [(was,)] = project.database.rows("SELECT @@GLOBAL.slow_launch_time")
     run = project.start("run_metrics.py", DAY, "--retries", "0")
