@@ -286,11 +286,10 @@ class Run:
                 for day in (yesterday, self.today)]  # fmt: skip
         first = self.runner.with_retries(lambda: self.store.first_dates(self.catalog.nightly), "to ask for first rows")
         lookback = self.settings.metrics_lookback_days
-        batches = [
-            *(batch for batch in days if batch.files),
-            *running_batches(self.catalog, self.names, self.today, goes_on),
-            *lookback_batches(self.catalog, self.names, self.today, lookback, first),
-        ]
+        batches = [batch for batch in days if batch.files]
+        batches += running_batches(self.catalog, self.names, self.today, goes_on)
+        self.summary.dates = [batch.dates[-1] for batch in batches]
+        batches += lookback_batches(self.catalog, self.names, self.today, lookback, first)
         self.runner.expect(batches)
         for batch in batches:
             if not done(batch):

@@ -427,3 +427,10 @@ def test_cells_that_are_no_end_of_a_period_any_more_keep_no_night_busy(clock: Cl
     assert {clock.cell("other", f"2026-02-{day}") for day in range(13, 27)} == {"final"}
     assert "to be computed again" not in clock.said
     assert "missing: " not in clock.said
+
+
+@pytest.mark.parametrize("running", ["", "-- Running: no\n"])
+def test_a_night_on_which_no_period_ends_has_nothing_to_resume(clock: Clock, running: str) -> None:
+    write(clock.project, "w", "week", EVENTS, running)
+    clock.nights(date(2026, 3, 5))
+    assert "Resume with" not in clock.said
