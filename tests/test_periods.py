@@ -413,22 +413,6 @@ def test_rows_that_a_metric_had_by_day_stay_as_they_are_when_its_period_becomes_
         "2026-02-01", "2026-02-08", "2026-02-15"]  # fmt: skip
 
 
-@pytest.mark.parametrize("state", ["missing", "reopened"])
-def test_cells_that_are_no_end_of_a_period_any_more_keep_no_night_busy(clock: Clock, state: str) -> None:
-    days = "-- Description: x\nSELECT 1 AS n WHERE %(metric_date)s > ''\n"
-    for name in ("m", "other"):
-        clock.project.write(f"{name}.sql", days)
-    clock.today = date(2026, 3, 3)
-    assert clock.run("2026-02-10", "2026-03-02") == 0
-    sql = f"UPDATE bi_metric_state SET state = '{state}' WHERE metric_date BETWEEN '2026-02-13' AND '2026-02-26'"
-    clock.project.database.execute(sql)
-    clock.project.write("m.sql", days.replace("x\n", "x\n-- Period: week\n"))
-    clock.nights(date(2026, 3, 4))
-    assert {clock.cell("other", f"2026-02-{day}") for day in range(13, 27)} == {"final"}
-    assert "to be computed again" not in clock.said
-    assert "missing: " not in clock.said
-
-
 @pytest.mark.parametrize("running", ["", "-- Running: no\n"])
 def test_a_night_on_which_no_period_ends_has_nothing_to_resume(clock: Clock, running: str) -> None:
     write(clock.project, "w", "week", EVENTS, running)
