@@ -240,6 +240,10 @@ class Run:
             log.warning("%s", warning)
         if more := len(warnings[SHOWN_WARNINGS:]):
             log.warning("%s: %s more of these; list_metrics.py --status --json has all", result.batch.label, more)
+        for each in result.unsure[:SHOWN_WARNINGS]:  # a night computes those rows itself, and asks again
+            (log.info if self.arguments.is_night else log.warning)(
+                "%s; rows before it must be computed again, and then this one, whose check is asked again", each
+            )
 
     def _tell_accepted(self, result: BatchResult) -> None:
         """Tell what became of the names of --accept, and which values that are accepted already have changed."""
@@ -272,9 +276,11 @@ class Run:
         left_out: set[tuple[str, date]] = set()
         tried: set[date] = set()
 
-        def done(batch: Batch) -> bool:
+        def done(batch: Batch, is_due: bool = False) -> bool:
             """Run a batch, note what failed, and tell whether the night can go on."""
             result = run(batch)
+            if is_due:  # else it is due now, and comes after the rows that its checks wait for
+                left_out.update((each.metric, each.metric_date) for each in result.unsure)
             day = batch.dates[-1]
             if result.error or (result.left_out and day != yesterday):
                 tried.add(day)
@@ -296,7 +302,7 @@ class Run:
                 return
         for _ in range(DUE_DATES_PER_NIGHT):
             due = due_batch(self.catalog, self._due(), left_out, tried)
-            if due is None or not done(due):
+            if due is None or not done(due, is_due=True):
                 return
 
     def _batch(self, days: Sequence[date]) -> Batch:

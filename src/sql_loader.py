@@ -369,7 +369,7 @@ def matching(names: Collection[str], patterns: Iterable[str], which: str) -> set
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            near = get_close_matches(pattern, sorted(names), n=1, cutoff=0.4)
+            near = get_close_matches(pattern, sorted(names), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"no metric {which} matches {pattern!r}{hint} (list_metrics.py shows all)")
         chosen |= matched

@@ -155,6 +155,48 @@ def test_dates_that_always_fail_do_not_starve_the_others(here: Project) -> None:
     assert state(here, "good", ago(3)) == "final"
 
 
+NOT_LESS = """-- Description: Payments so far
+-- Check: SELECT 1 FROM bi_metrics AS a JOIN bi_metrics AS b ON b.metrics = a.metrics AND b.metric_date = a.metric_date - INTERVAL 1 DAY WHERE a.metrics = 'total' AND a.metric_date = %(metric_date)s AND JSON_VALUE(a.value_list, '$.total') + 0 < JSON_VALUE(b.value_list, '$.total') + 0
+SELECT COALESCE(SUM(amount), 0) AS total FROM payments WHERE day <= %(metric_date)s
+"""  # noqa: E501
+
+
+@pytest.fixture
+def corrected(here: Project) -> Project:
+    """A total that must not fall, and a correction six days ago that makes all later ones smaller."""
+    table_of_days(here.database, "payments", "amount INT NOT NULL", "10", 0, 20)
+    here.database.execute("UPDATE payments SET amount = 100 WHERE day = UTC_DATE() - INTERVAL 6 DAY")
+    here.write("total.sql", NOT_LESS)
+    ok(here.run("--initial", ago(20), ago(1)))
+    here.database.execute("UPDATE payments SET amount = 0 WHERE day = UTC_DATE() - INTERVAL 6 DAY")
+    ok(here.run(ago(6)))
+    return here
+
+
+def test_a_check_that_compares_with_a_row_that_is_due_is_asked_again_behind_it(corrected: Project) -> None:
+    """The night computes yesterday before the days of the correction, so its total is less than the day before's."""
+    night = ok(corrected.run("--quiet"))
+    assert "check" not in night.stderr
+    assert [value(corrected, "total", ago(n)) for n in (3, 2, 1)] == [{"total": n} for n in (170, 180, 190)]
+    assert [state(corrected, "total", ago(n)) for n in range(1, 7)] == ["final"] * 6
+    assert corrected.list("--status", "--max-age", "1").returncode == 0
+
+
+def test_a_check_that_still_fails_behind_it_fails(corrected: Project) -> None:
+    corrected.database.execute("UPDATE payments SET amount = -50 WHERE day = UTC_DATE() - INTERVAL 1 DAY")
+    night = corrected.run()
+    assert night.returncode == 1
+    assert night.stderr.count("check failed") == 1
+    assert [state(corrected, "total", ago(n)) for n in (1, 2, 3)] == ["reopened", "final", "final"]
+    assert corrected.run().returncode == 1
+
+
+def test_a_date_by_hand_says_that_its_check_waits_for_rows_that_are_due(corrected: Project) -> None:
+    by_hand = ok(corrected.run(ago(4)))
+    assert "rows before it must be computed again, and then this one" in by_hand.stderr
+    assert state(corrected, "total", ago(4)) == "reopened"
+
+
 # --- changed SQL ------------------------------------------------------------------------------------------------------
 
 

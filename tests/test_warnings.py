@@ -455,3 +455,12 @@ def test_accept_refuses_a_name_that_does_not_run_on_the_date(odd: Project) -> No
             2, f"Error: --accept {name}: no metric or helper of this name runs on {DAY}{hint}\n"
         )  # fmt: skip
     assert odd.run("2025-01-19", "--accept", "weekly").returncode == 0
+
+
+def test_a_check_whose_row_exists_does_not_see_on_every_server_is_asked_by_itself(project: Project) -> None:
+    project.database.execute("CREATE TABLE odd (n INT); INSERT INTO odd VALUES (1), (1)")
+    check = "SELECT n, COUNT(*) FROM odd WHERE %(metric_date)s GROUP BY n WITH ROLLUP LIMIT 1 OFFSET 1"
+    project.write("m.sql", card(f"-- Check: {check}"))
+    failed = project.run(DAY)
+    assert failed.returncode == 1
+    assert "check failed" in failed.stderr

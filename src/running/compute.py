@@ -56,6 +56,7 @@ class BatchResult:
     reopened_count: int = 0  # cells of other dates or metrics that were current, and must be computed again
     warnings: tuple[Remark, ...] = ()  # of dates that are stored all the same
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
+    unsure: tuple[Remark, ...] = ()  # what checks found over earlier rows that are due; they are asked again
     redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
@@ -119,7 +120,8 @@ class Computation:
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(
             batch, tuple(results), tuple(changes), open_from, reopened_count, tuple(remarks(found.warnings)),
-            tuple(remarks(found.accepted)), redefined, round((time.monotonic() - clock) * 1000),
+            tuple(remarks(found.accepted)), tuple(remarks(found.unsure)), redefined,
+            round((time.monotonic() - clock) * 1000),
         )  # fmt: skip
 
     def expect(self, batches: Sequence[Batch]) -> None:
@@ -341,7 +343,7 @@ class Computation:
         return [
             Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
                      file.path, file.final_after, lines(found.warnings, file.name, day),
-                     lines(found.accepted, file.name, day))
+                     lines(found.accepted, file.name, day), (file.name, day) in found.unsure)
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 

@@ -78,6 +78,7 @@ class Computed:
     final_after: int  # days after its date for which its number is not complete
     warning: str | None = None  # a line for each
     accepted: str | None = None  # of the checks that failed, a line for each
+    is_unsure: bool = False  # a check must be asked again
 
 
 @dataclass(frozen=True)
@@ -289,12 +290,17 @@ class MetricStore:
     # --- states, within a transaction ---------------------------------------------------------------------------------
 
     def write_states(self, cells: Sequence[Computed], moment: int, run_id: str) -> None:
-        """Store the states of cells that were computed at `moment`: final if their number was complete, else open."""
+        """Store the states of cells that were computed at `moment`: final if their number was complete, else open.
+
+        A cell that is unsure is reopened: to be computed again when what is due before it has been computed.
+        """
         at = utc_text(moment)
         for part in _parts(cells):
             values = []
             for c in part:
-                state = "final" if self.has_ended(c.day, moment, c.final_after) else "open"
+                state = "open"
+                if self.has_ended(c.day, moment, c.final_after):
+                    state = "reopened" if c.is_unsure else "final"
                 values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id,
                                _cut(c.warning), _cut(c.accepted)))  # fmt: skip
             self._db.execute(
