@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, tzinfo
 
-from src.dates import day_end, day_start, utc_text
+from src.dates import ONE_DAY, day_end, day_start, utc_text
 from src.errors import MetricFileError
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -53,8 +53,16 @@ class Period:
 
     def ends(self, first: date, last: date) -> list[date]:
         """Return the ends within the dates first to last, both included, ascending."""
-        days = map(date.fromordinal, range(first.toordinal(), last.toordinal() + 1))
-        return [day for day in days if self.is_end(day)]
+        if self.unit == "day":
+            return list(map(date.fromordinal, range(first.toordinal(), last.toordinal() + 1)))
+        found = []
+        end = self.end_of(first)
+        while end <= last:
+            found.append(end)
+            if end == date.max:
+                break
+            end = self.end_of(end + ONE_DAY)
+        return found
 
     def runs(self, ends: Sequence[date]) -> list[list[date]]:
         """Group ascending ends into runs in which each follows the one before."""
