@@ -294,7 +294,7 @@ class Listing:
             store = self._store(database)
             names = matching(sorted(store.names() | self.catalog.names), patterns, "that is stored or has a file")
             final = store.final_cells(start)
-            lines = [line for name, day, row in store.rows({name: [start, last_of(name)] for name in names})
+            lines = [line for name, day, row in store.rows_between({name: (start, last_of(name)) for name in names})
                      for line in lines_of(name, day, (name, day) in final, row.value_list, row.f_list)]  # fmt: skip
         lines.sort(key=lambda line: (line.metric, line.metric_date))
         if self.arguments.json:

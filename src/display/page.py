@@ -77,11 +77,11 @@ def page_of(
                 rows={},
                 corrections=[],
             )  # fmt: skip
-    ranges = {name: [_since(metric.file.period, today, days), metric.file.period.end_of(today)]
-              for name, metric in metrics.items()}  # fmt: skip
-    since = min((first for first, _ in ranges.values()), default=today)
+    spans = {name: (_since(metric.file.period, today, days), metric.file.period.end_of(today))
+             for name, metric in metrics.items()}  # fmt: skip
+    since = min((first for first, _ in spans.values()), default=today)
     final = store.final_cells(since)
-    for name, day, row in store.rows(ranges):
+    for name, day, row in store.rows_between(spans):
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)

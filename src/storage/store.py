@@ -243,7 +243,17 @@ class MetricStore:
 
     def rows(self, rows: DatesOf) -> Iterator[tuple[str, date, StoredRow]]:
         """Yield metric, date and row by date, holding none of them."""
-        where, args = _where("metrics", "metric_date", rows)
+        yield from self._rows(*_where("metrics", "metric_date", rows))
+
+    def rows_between(self, spans: Mapping[str, tuple[date, date]]) -> Iterator[tuple[str, date, StoredRow]]:
+        """Yield the rows of each name from its first to its last date, as rows() does."""
+        same: dict[tuple[date, date], list[str]] = {}
+        for name, span in spans.items():
+            same.setdefault(span, []).append(name)
+        where = " OR ".join(["(metrics IN %s AND metric_date BETWEEN %s AND %s)"] * len(same)) or "FALSE"
+        yield from self._rows(where, [value for span, names in same.items() for value in (tuple(names), *span)])
+
+    def _rows(self, where: str, args: Sequence[Any]) -> Iterator[tuple[str, date, StoredRow]]:
         query = (
             f"SELECT metrics, metric_date, data_type, f_list, value_list FROM bi_metrics WHERE {where} "
             "ORDER BY metric_date, metrics"
