@@ -280,6 +280,24 @@ def test_what_else_reads_a_helper_is_reopened_when_it_is_computed_for_one_metric
     assert (state(here, "a", ago(2)), state(here, "b", ago(2))) == ("final", "reopened")
 
 
+def test_what_reads_a_helper_that_matures_is_repaired_once(here: Project) -> None:
+    """Each repair ran the helper anew, which reopened the other reader of its date: 31 transactions, every night."""
+    here.env |= {"METRICS_LOOKBACK_DAYS": "0"}
+    table_of_days(here.database, "plays", "game INT NOT NULL", "1", 0, 9)
+    here.database.execute("CREATE TABLE per_day (day DATE PRIMARY KEY, plays INT NOT NULL)")
+    here.write("05_plays_per_day.sql", PER_DAY.replace("-- Desc", "-- Final After: 9 days\n-- Desc", 1))
+    read = "(SELECT plays FROM per_day WHERE day = %(metric_date)s)"
+    here.write("10_a.sql", metric_sql("a", read))
+    here.write("20_b.sql", metric_sql("b", read))
+    ok(here.run(ago(5), ago(1)))
+    here.database.execute(f"DELETE FROM bi_metrics WHERE metrics = 'a' AND metric_date = '{ago(3)}'")
+    night = ok(here.run())
+    done = [line.split("  ")[0] for line in night.stdout.splitlines() if line[:2] == "20"]
+    assert done == [ago(1), ago(0), ago(3), ago(2), ago(1)]  # the later rows of a have looked back, perhaps
+    assert state(here, "a", ago(3)) == state(here, "b", ago(3)) == "final"
+    assert state(here, "plays_per_day", ago(3)) == "open"
+
+
 # --- silent nights ----------------------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ class Steps:
 
     def _of_file(self, file: MetricFile, batch: Batch, before: Before, dates: Sequence[date]) -> Iterator[Step]:
         if file.name in batch.if_needed:
-            dates = [day for day in dates if not before.is_current(file.name, day)]
+            dates = [day for day in dates if before.is_needed(file.name, day)]
         initial = self._catalog.initial_files.get(file.name)
         if batch.mode is Mode.INCREMENTAL and initial and dates and not self._may_build_on(file, dates[0], before):
             log.info("%s %s: no row to build on before it, so %s runs", span(dates), file.name, initial.path)

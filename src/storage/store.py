@@ -43,6 +43,7 @@ class CellState:
     state: State
     definition: str | None = None  # of the SQL that computed it; None: unknown
     is_accepted: bool = False  # its checks may fail
+    is_maturing: bool = False  # of a helper: open, and computed when its date had ended
 
 
 MISSING = CellState("missing")
@@ -63,6 +64,10 @@ class Before:
 
     def is_current(self, name: str, day: date) -> bool:
         return self.state(name, day).state in CURRENT
+
+    def is_needed(self, name: str, day: date) -> bool:
+        """Tell whether a helper must run before what reads it; while it matures, it is as good as it can be."""
+        return not self.is_current(name, day) and not self.state(name, day).is_maturing
 
 
 @dataclass(frozen=True)
@@ -221,9 +226,12 @@ class MetricStore:
                     rows[name, day] = StoredRow(data_type, f_list, value_list)
         if helpers:
             where, args = _where("metric", "metric_date", {name: with_bases[name] for name in helpers})
-            query = "SELECT metric, metric_date, state, definition, accepted IS NOT NULL FROM bi_metric_state"
-            for name, day, state, definition, is_accepted in self._db.query(f"{query} WHERE {where}", args):
-                states[name, day] = CellState(state, definition, bool(is_accepted))
+            for name, day, state, definition, is_accepted, computed in self._db.query(
+                "SELECT metric, metric_date, state, definition, accepted IS NOT NULL, "
+                f"TIMESTAMPDIFF(SECOND, '1970-01-01', computed_at) FROM bi_metric_state WHERE {where}", args,
+            ):  # fmt: skip
+                is_maturing = state == "open" and computed is not None and self.has_ended(day, computed)
+                states[name, day] = CellState(state, definition, bool(is_accepted), is_maturing)
         moment, holds_lock, newest = found[0][:3]
         return Before(int(moment), bool(holds_lock), newest or date.min, rows, states)
 
