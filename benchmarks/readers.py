@@ -1,4 +1,4 @@
-"""Measures what readers are worth where the server waits: python -m benchmarks.readers [--quick]
+"""Measures what readers are worth when the server waits: python -m benchmarks.readers [--quick]
 
 One date of 150 SELECT metrics that sleep, with 0, 1, 2, 4 and 8 readers, against the sum of what they sleep.
 """

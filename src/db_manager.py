@@ -156,7 +156,7 @@ class DatabaseManager:
 
     @contextmanager
     def keeping_settings(self) -> Iterator[None]:
-        """Let every setting of the session be after the block what it was before, also if the block fails.
+        """Put every setting of the session back to what it was when the block ends, also if it fails.
 
         A stored function or a trigger may SET them. A session whose settings cannot be restored is closed.
         """

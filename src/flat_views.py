@@ -17,6 +17,7 @@ from config.database import ROOT, load_settings
 from src.db_manager import DatabaseManager
 from src.display.values import parse_value
 from src.errors import MetricsError, StatementError, UsageError
+from src.metric_file.text import quoted
 from src.server.codes import TRANSIENT
 from src.sql_loader import load_catalog
 from src.storage.store import MetricStore
@@ -78,7 +79,7 @@ class _Views:
             wanted.setdefault(view, name)
         for view, definition in self._stored.items():
             if view not in wanted and _mark(view) in definition:
-                self._db.execute(f"DROP VIEW {_quoted(view)}")
+                self._db.execute(f"DROP VIEW {quoted(view)}")
                 done.append(f"removed {view}: there is no file of this metric any more")
         return done or ["nothing had to change"]
 
@@ -111,7 +112,7 @@ class _Views:
             return ""  # a needless CREATE OR REPLACE would wait for the queries of dashboards, and new ones for it
         try:
             self._db.execute(
-                f"CREATE OR REPLACE SQL SECURITY INVOKER VIEW {_escaped(_quoted(view))} AS {query.sql} AS "
+                f"CREATE OR REPLACE SQL SECURITY INVOKER VIEW {_escaped(quoted(view))} AS {query.sql} AS "
                 f"{_escaped(alias)}", query.args,
             )  # fmt: skip
         except StatementError as error:
@@ -165,7 +166,7 @@ def _query(name: str, data_type: str, fields: Mapping[str, bool]) -> _Query:
              "COALESCE(s.state = 'final', FALSE) AS is_final"]  # fmt: skip
     inner += [f"JSON_EXTRACT({'m.value_list' if is_card else 'i.item'}, %s) AS f{n}" for n in range(len(fields))]
     columns = column_names(fields, own)
-    outer = [f"{(NUMBER if is_number else TEXT).format(f'f{n}')} AS {_escaped(_quoted(column))}"
+    outer = [f"{(NUMBER if is_number else TEXT).format(f'f{n}')} AS {_escaped(quoted(column))}"
              for n, (column, is_number) in enumerate(zip(columns, fields.values(), strict=True))]  # fmt: skip
     items = "JOIN JSON_TABLE(m.value_list, '$[*]' COLUMNS (position FOR ORDINALITY, item JSON PATH '$')) AS i "
     sql = (
@@ -200,11 +201,7 @@ def _mark(view: str) -> str:
 
     A server drops the comments of a view and keeps its aliases. The copy of a view has the mark of another name.
     """
-    return _quoted(f"made by setup.sh --views as {view}:")[:-1]
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
+    return quoted(f"made by setup.sh --views as {view}:")[:-1]
 
 
 def _escaped(sql: str) -> str:

@@ -466,7 +466,7 @@ class _Rules:
                     yield statement.code[i], f"BETWEEN takes midnight of the next day along; {cure}"
 
     def limit_over_ties(self) -> _Found:
-        """Where equal numbers meet a LIMIT, another run of the same date may take other rows."""
+        """If a LIMIT cuts through equal numbers, another run of the same date may take other rows."""
         for statement in self.script.statements:
             for i, by in _limits_over_ties(statement):
                 cure = "add a column that tells them apart, such as that of GROUP BY, to ORDER BY"

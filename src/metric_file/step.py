@@ -13,7 +13,7 @@ from src.metric_file.file import MetricFile
 from src.metric_file.header import HeaderLine
 from src.metric_file.parameters import Parameters
 from src.metric_file.reads import Behind
-from src.metric_file.text import Statement, Table, bind
+from src.metric_file.text import Statement, Table, bind, quoted
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\*/|/\*")
 
@@ -47,7 +47,8 @@ class Step:
         tables = {Table("", each.temporary_table) for each in self.file.statements if each.temporary_table}
         tables = tables.union(*(each.temporary_tables for each in behind))
         if tables:
-            sent.append(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(map(_quoted, sorted(tables)))}")
+            names = (".".join(quoted(part) for part in table if part) for table in sorted(tables))
+            sent.append(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(names)}")
         if variables := sorted(self.file.variables.union(*(each.variables for each in behind))):
             sent.append("SET " + ", ".join(f"{name} = NULL" for name in variables))
         return sent
@@ -60,10 +61,6 @@ class Step:
         """Return "file:line: statement 2 of 3" for a statement, by the server's message about it."""
         count = len(self.file.statements)
         return f"{self.file.path}:{line_of(statement, message)}: statement {statement.number} of {count}"
-
-
-def _quoted(table: Table) -> str:
-    return ".".join(f"`{name.replace('`', '``')}`" for name in table if name)
 
 
 def line_of(statement: Statement, message: str) -> int:

@@ -242,6 +242,11 @@ def literal(value: str | date) -> str:
     return f"'{str(value).translate(_ESCAPES)}'"
 
 
+def quoted(name: str) -> str:
+    """Return a name of a table, a view or a column as a statement takes it, whatever characters it has."""
+    return "`" + name.replace("`", "``") + "`"
+
+
 def bind(statement: Statement, values: Mapping[str, str]) -> str:
     """Return the SQL with each %(name)s replaced by its literal from `values` and %% by %; comments stay.
 

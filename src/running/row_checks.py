@@ -136,7 +136,8 @@ class RowChecks:
         needed: dict[str, set[date]] = {}
         for (name, day), file in files.items():
             needed.setdefault(name, set()).update([day, *dates_before(day, file.period)])
-        numbers = {cell: numbers_of(value) for cell, value in self._store.values(needed)} if needed else {}
+        rows = self._store.rows({name: sorted(days) for name, days in needed.items()}) if needed else ()
+        numbers = {(name, day): numbers_of(row.value_list) for name, day, row in rows}
         for (name, day), file in files.items():
             if (own := numbers.get((name, day))) is not None:
                 days = dates_before(day, file.period)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from config.database import Settings
 from src.db_manager import DatabaseManager
 from src.errors import SettingsError, StatementError
-from src.metric_file.text import METRICS_TABLE
+from src.metric_file.text import METRICS_TABLE, quoted
 from src.server.codes import NO_RIGHT_TO_DATABASE
 from src.server.interruption import Interruption
 from src.storage.schema import create_tables
@@ -43,7 +43,7 @@ def scratch_database(
         database.interruption = Interruption()  # which no signal reaches
         database.kill_lost_session()
         database.close()
-        real.execute(f"DROP DATABASE IF EXISTS {_quoted(name)}")
+        real.execute(f"DROP DATABASE IF EXISTS {quoted(name)}")
 
 
 def drop_old_ones(real: DatabaseManager) -> None:
@@ -52,7 +52,7 @@ def drop_old_ones(real: DatabaseManager) -> None:
     oldest = real.query(f"SELECT DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL {KEPT_HOURS} HOUR, '%Y%m%d%H%i%s')")[0][0]
     for (name,) in real.query("SELECT schema_name FROM information_schema.schemata"):
         if made.fullmatch(name) and name.split("_")[-2] < oldest:
-            real.execute(f"DROP DATABASE IF EXISTS {_quoted(name)}")
+            real.execute(f"DROP DATABASE IF EXISTS {quoted(name)}")
 
 
 def schemas(real: DatabaseManager) -> frozenset[str]:
@@ -72,7 +72,7 @@ def _create(real: DatabaseManager) -> str:
     )[0]
     name = f"{_prefix(real)}test_{now}_{secrets.token_hex(4)}"
     try:
-        real.execute(f"CREATE DATABASE {_quoted(name)} CHARACTER SET {charset} COLLATE {collation}")
+        real.execute(f"CREATE DATABASE {quoted(name)} CHARACTER SET {charset} COLLATE {collation}")
     except StatementError as error:
         if error.code != NO_RIGHT_TO_DATABASE:
             raise
@@ -80,7 +80,7 @@ def _create(real: DatabaseManager) -> str:
         user, _, host = account.rpartition("@")
         raise SettingsError(
             "the account may not create the database that tests run in; an administrator can allow it: "
-            f"GRANT ALL ON {_quoted(pattern)}.* TO '{user}'@'{host}'"
+            f"GRANT ALL ON {quoted(pattern)}.* TO '{user}'@'{host}'"
         ) from None
     return name
 
@@ -92,14 +92,10 @@ def _copy(real: DatabaseManager, database: DatabaseManager, tables: Collection[s
         "WHERE table_schema = DATABASE() AND LOWER(table_name) IN %s", ([METRICS_TABLE, *tables],),
     )  # fmt: skip
     for name, kind, engine, options in found:
-        table, source = _quoted(name), f"{_quoted(real.name)}.{_quoted(name)}"
+        table, source = quoted(name), f"{quoted(real.name)}.{quoted(name)}"
         if kind == "VIEW" or str(engine).lower() != "innodb":  # a copy of a FEDERATED table would write to its rows
             database.execute(f"CREATE TABLE {table} ENGINE = InnoDB AS SELECT * FROM {source} LIMIT 0")
             continue
         database.execute(f"CREATE TABLE {table} LIKE {source}")
         if "partitioned" in str(options):  # a given row may be older than every partition
             database.execute(f"ALTER TABLE {table} REMOVE PARTITIONING")
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"

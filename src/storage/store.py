@@ -270,18 +270,6 @@ class MetricStore:
             for row in found:
                 yield row[0], row[1], StoredRow(*row[2:])
 
-    def values(self, cells: Mapping[str, Collection[date]]) -> Iterator[tuple[Cell, str]]:
-        """Yield each of the cells that has a row with its value_list; one query."""
-        names_of: dict[tuple[date, ...], list[str]] = {}
-        for name, days in cells.items():
-            names_of.setdefault(tuple(sorted(days)), []).append(name)
-        where = " OR ".join(["(metrics IN %s AND metric_date IN %s)"] * len(names_of))
-        args = [value for days, names in names_of.items() for value in (tuple(names), days)]
-        query = f"SELECT metrics, metric_date, value_list FROM bi_metrics WHERE {where}"
-        with self._db.select(query, args) as (_, found):
-            for name, day, value in found:
-                yield (name, day), value
-
     def write(self, new: Iterable[NewRow]) -> None:
         """Upsert rows, in as few statements as their size allows."""
         rows: list[str] = []
