@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date
 from difflib import get_close_matches
@@ -193,7 +193,7 @@ class Run:
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             # To plan a query, the server may call its functions.
             runs_code = any(self.catalog.runs_code(file) or self.catalog.checks_run_code(file) for file in files)
-            with self.database.keeping_settings() if runs_code else nullcontext():
+            with self.database.keeping_settings(runs_code):
                 found, _ = ask_server(self.database, steps)
             _refuse(found)
 

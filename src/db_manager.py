@@ -155,11 +155,15 @@ class DatabaseManager:
         return StatementError(meaning(code, text), f"({code}) {' '.join(text.split())}{cure}")
 
     @contextmanager
-    def keeping_settings(self) -> Iterator[None]:
+    def keeping_settings(self, runs_code: bool) -> Iterator[None]:
         """Put every setting of the session back to what it was when the block ends, also if it fails.
 
-        A stored function or a trigger may SET them. A session whose settings cannot be restored is closed.
+        Does nothing unless the block `runs_code`: stored functions or triggers, which may SET them. A session whose
+        settings cannot be restored is closed.
         """
+        if not runs_code:
+            yield
+            return
         before = self._settings_of_session()
         try:
             yield

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -181,7 +181,7 @@ class Computation:
     def _leaving_nothing(self, step: Step) -> Iterator[None]:
         """Let a step leave nothing for the next one, also if it fails: tables, variables, settings of the session."""
         cleanup = step.cleanup(self._catalog.behind(step.file))
-        with self._db.keeping_settings() if self._catalog.runs_code(step.file) else nullcontext():
+        with self._db.keeping_settings(self._catalog.runs_code(step.file)):
             for sql in cleanup:
                 self._db.execute(sql)
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -51,8 +50,7 @@ class RowChecks:
         asked again when earlier rows have been computed.
         """
         found = Found()
-        run_code = any(self._catalog.checks_run_code(file) for file in batch.files)
-        with self._db.keeping_settings() if run_code else nullcontext():
+        with self._db.keeping_settings(any(self._catalog.checks_run_code(file) for file in batch.files)):
             self._ask_checks(steps, batch, before, found)
         self._look_for_unusual(steps, before, found)
         return found
