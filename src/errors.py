@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from datetime import date
+from decimal import InvalidOperation
 
 from src.wording import printable
+
+# What Python raises for JSON that MariaDB takes, such as {"n": 1.} and {"n": 1e9999999999999999999}.
+UNREADABLE_JSON = (ValueError, RecursionError, InvalidOperation)
 
 
 class MetricsError(Exception):

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
+
+from src.errors import UNREADABLE_JSON
 
 LONGEST = 200  # characters of a text that are shown
 # Holds every DECIMAL of MySQL. Nothing traps: what is out of range becomes Infinity or NaN, and is then not drawn.
@@ -51,7 +53,7 @@ def parse_value(text: str) -> Any:
     """Return the value of a JSON text, its numbers as Decimal; the text itself if it is no JSON."""
     try:
         return _DECODER.decode(text)
-    except (ValueError, RecursionError, InvalidOperation):  # the last of 1e9999999999999999999
+    except UNREADABLE_JSON:
         return text
 
 

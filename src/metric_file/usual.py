@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from typing import Any
 
-from src.errors import MetricFileError
+from src.errors import UNREADABLE_JSON, MetricFileError
 from src.metric_file.period import DAY, WEEKDAYS, Period
 
 NUMBER_BEFORE, FEWEST = 8, 5  # values that one is compared with, and how few say nothing
@@ -61,7 +61,7 @@ def numbers_of(value_list: str) -> Numbers | None:
     """Return the numbers of a value_list by field; of an array the sums of its items. None if it holds no object."""
     try:
         value = json.loads(value_list, parse_int=Decimal, parse_float=Decimal, parse_constant=str)
-    except (ValueError, RecursionError, InvalidOperation):  # MariaDB takes some JSON that Python does not
+    except UNREADABLE_JSON:
         return None
     objects = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
     found: dict[str, Decimal | None] = {}

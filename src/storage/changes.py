@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
-# What Python raises for JSON that MariaDB takes, such as {"n": 1.} and {"n": 1e9999999999999999999}.
-UNREADABLE = (ValueError, RecursionError, InvalidOperation)
+from src.errors import UNREADABLE_JSON
+
 SHOWN = 5  # differences of one row that are spelled out
 _ABSENT = object()
 
@@ -71,7 +71,7 @@ def _parse(text: str) -> Any:
     """Return the value of a JSON text; the text itself if Python cannot read it."""
     try:
         return _loads(text)
-    except UNREADABLE:
+    except UNREADABLE_JSON:
         return text
 
 
@@ -79,7 +79,7 @@ def is_readable(text: str) -> bool:
     """Tell whether Python can read a JSON text, which MariaDB takes."""
     try:
         _loads(text)
-    except UNREADABLE:
+    except UNREADABLE_JSON:
         return False
     return True
 
