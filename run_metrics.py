@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date
@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from config.database import ROOT, Settings, load_settings, on_end_command
-from src.dates import ONE_DAY, business_zone, date_range, day_at, span, today_in
+from src.dates import ONE_DAY, business_zone, day_at, span, today_in
 from src.db_manager import DatabaseManager
 from src.display.log import as_json, configure_log, log, set_log_level, write_line, write_text
 from src.display.on_end import run_on_end
@@ -161,10 +161,11 @@ class Run:
         initial = self.catalog.initial_files
         return list(dict.fromkeys([*files, *(initial[file.name] for file in files if file.name in initial)]))
 
-    def _files_of(self, mode: Mode, names: Sequence[str]) -> list[MetricFile]:
-        """Return the files of names and of what they need, on whichever date they run."""
-        days = date_range(self.today - 366 * ONE_DAY, self.today)  # some period of each name ends there
-        return [*batch_of(self.catalog, mode, days, names, with_running=True).files]
+    def _files_of(self, mode: Mode, names: Collection[str]) -> list[MetricFile]:
+        """Return the files of names and of what they need."""
+        needed = self.catalog.helpers_needed(names).union(names)
+        needed = needed.union(*(self.catalog.work_tables_of(name) for name in needed))
+        return [file for file in self.catalog.in_mode(mode) if file.name in needed]
 
     def _prepare(self, dates: Sequence[date]) -> None:
         """Ask the server what must be known before the first date: its tables, its clock, what it says of the files."""

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS bi_metric_state (
     warning      VARCHAR(1000) NULL,  -- what `-- Warn:` and the like found, a line for each; NULL: nothing
     accepted     VARCHAR(1000) NULL,  -- the checks that failed, a line for each, and may: --accept; NULL: none
     PRIMARY KEY (metric, metric_date),
-    KEY idx_date_state (metric_date, state)
+    KEY idx_date_state (metric_date, state),
+    KEY idx_state_date (state, metric_date)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- One row per value that replaced a final one.

@@ -277,6 +277,14 @@ class Catalog:
             found[name] = frozenset().union(*parts) - self.work_tables
         return found
 
+    def helpers_needed(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the helpers with cells that some names read, also through other helpers."""
+        return frozenset(closure(names, self._helpers_read))
+
+    @cached_property
+    def _helpers_read(self) -> dict[str, frozenset[str]]:
+        return {name: read & self.helper_names for name, read in self.reads.items()}
+
     def work_tables_of(self, name: str) -> frozenset[str]:
         """Return the work tables that a name reads, also through other work tables."""
         return frozenset(closure([name], self._work_tables_read))

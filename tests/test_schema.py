@@ -521,6 +521,9 @@ def test_a_state_table_of_an_earlier_3_0_0_gets_its_new_columns(project: Project
         assert said(project) == [f"added to bi_metric_state: {', '.join(columns)}"]
         assert said(project) == ["nothing had to change"]
         assert create_table(database, "bi_metric_state") == new
+    database.execute("ALTER TABLE bi_metric_state DROP KEY idx_state_date")
+    assert said(project) == ["changed the indexes of bi_metric_state: ADD KEY idx_state_date (state, metric_date)"]
+    assert (said(project), create_table(database, "bi_metric_state")) == (["nothing had to change"], new)
     assert states(database) == {("m", date.fromisoformat(DAY)): "final"}
 
 

@@ -107,6 +107,10 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         text = super().format(record)
         return printable(text if record.exc_info else text.replace("\n", " | "), keep="\n")
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802, the name is logging's
+        # logging's own would format each line twice, and ask twice whether the file is one.
+        return self.stream is not None and self.stream.tell() >= self.maxBytes
+
     def _open(self) -> Any:
         mode = 0o640  # the log names tables and shows numbers
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors,

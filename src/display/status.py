@@ -124,9 +124,9 @@ def states(
 
 def vanished(store: MetricStore, catalog: Catalog, today: date) -> dict[str, date]:
     """Return the newest date of each name with recent cells that no file of the night computes, unless disabled."""
-    newest = {name: last for name, (_, last) in store.spans().items()}
-    newest |= store.newest_helper_dates(today - timedelta(days=VANISHED_DAYS))
     known = catalog.nightly.keys() | {file.name for file in catalog.files if file.disabled}
+    newest = {name: last for name, (_, last) in store.spans().items()}
+    newest |= store.newest_helper_dates(store.computed() - known)
     return {name: day for name, day in newest.items() if name not in known and _is_recent(day, today)}
 
 

@@ -129,16 +129,10 @@ def batch_of(
     """
     every = Batch(mode, tuple(dates), catalog.in_mode(mode), with_running=with_running, today=today)
     chosen = frozenset(name for name in names if every.dates_of.get(name))
-    needed: set[str] = set()
-    new: Collection[str] = chosen
-    while new:
-        new = {read for name in new for read in catalog.reads.get(name, ()) if read in catalog.helper_names}
-        new -= chosen | needed
-        needed |= new
-    needed = {name for name in needed if every.dates_of.get(name)}
+    needed = frozenset(name for name in catalog.helpers_needed(chosen) - chosen if every.dates_of.get(name))
     wanted = chosen.union(needed, *(catalog.work_tables_of(name) for name in chosen | needed))
     files = tuple(file for file in every.files if file.name in wanted)
-    return replace(every, files=files, if_needed=frozenset(needed), goes_on=goes_on)
+    return replace(every, files=files, if_needed=needed, goes_on=goes_on)
 
 
 def chunks(arguments: RunArguments, dates: Sequence[date]) -> Iterator[Sequence[date]]:

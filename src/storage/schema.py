@@ -14,7 +14,10 @@ from src.errors import LockedError, MetricsError, StatementError
 from src.metric_file.file import parse
 from src.server.codes import TRANSIENT
 
-OLD_INDEX, INDEX = "idx_state", "idx_metric_date"
+OLD_INDEX = "idx_state"  # of bi_metrics in version 2; it holds updated_at
+# Added since, by table, in the order of sql/schema.sql.
+ADDED_INDEXES = {"bi_metrics": ("idx_metric_date", "metric_date"),
+                 "bi_metric_state": ("idx_state_date", "state, metric_date")}  # fmt: skip
 # To bi_metric_state, in the order of sql/schema.sql.
 ADDED_COLUMNS = {"warning": "VARCHAR(1000) NULL", "accepted": "VARCHAR(1000) NULL"}
 # Until version 2, updated_at also told which rows were final, and this value marked those to be computed again.
@@ -149,16 +152,19 @@ def _counts(stored: Sequence[Row], is_helper: int) -> str:
 
 
 def _change_indexes(database: DatabaseManager) -> list[str]:
-    """Replace the index of version 2, which holds updated_at, by that of sql/schema.sql."""
-    found = database.query(
-        "SELECT DISTINCT LOWER(index_name) FROM information_schema.statistics "
-        "WHERE table_schema = DATABASE() AND table_name = 'bi_metrics'"
-    )
-    changes = [] if (INDEX,) in found else [f"ADD KEY {INDEX} (metric_date)"]
-    changes += [f"DROP KEY {OLD_INDEX}"] if (OLD_INDEX,) in found else []
-    if changes:
-        database.execute(f"ALTER TABLE bi_metrics {', '.join(changes)}")
-    return [f"changed the indexes of bi_metrics: {', '.join(changes)}"] if changes else []
+    """Give the tables of earlier versions the indexes of sql/schema.sql."""
+    done = []
+    for table, (name, columns) in ADDED_INDEXES.items():
+        found = database.query(
+            "SELECT DISTINCT LOWER(index_name) FROM information_schema.statistics "
+            "WHERE table_schema = DATABASE() AND table_name = %s", (table,),
+        )  # fmt: skip
+        changes = [] if (name,) in found else [f"ADD KEY {name} ({columns})"]
+        changes += [f"DROP KEY {OLD_INDEX}"] if (OLD_INDEX,) in found else []
+        if changes:
+            database.execute(f"ALTER TABLE {table} {', '.join(changes)}")
+            done.append(f"changed the indexes of {table}: {', '.join(changes)}")
+    return done
 
 
 if __name__ == "__main__":

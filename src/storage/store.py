@@ -344,8 +344,7 @@ class MetricStore:
                  for name, reads in inputs.items() if not reads.isdisjoint(oldest)}  # fmt: skip
         promoted = [(name, day) for name, day, state, _ in not_final
                     if state == "waiting" and (name not in waits or day < waits[name])]  # fmt: skip
-        for part in _parts(promoted):
-            self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
+        self._set_state(promoted, "final")
         for some in _parts(list(waits.items())):
             places = " OR ".join(["(metric = %s AND metric_date >= %s)"] * len(some))
             self._db.execute(
@@ -396,12 +395,13 @@ class MetricStore:
             "AND s.metric_date = m.metric_date WHERE m.metric_date >= %s AND s.metric IS NULL",
             (since,),
         )
-        self._db.execute(
-            "UPDATE bi_metric_state AS s LEFT JOIN bi_metrics AS m ON m.metrics = s.metric "
-            "AND m.metric_date = s.metric_date SET s.state = 'missing' "
+        gone = self._db.query(
+            "SELECT s.metric, s.metric_date FROM bi_metric_state AS s LEFT JOIN bi_metrics AS m "
+            "ON m.metrics = s.metric AND m.metric_date = s.metric_date "
             "WHERE s.metric_date >= %s AND s.state <> 'missing' AND NOT s.is_helper AND m.metrics IS NULL",
             (since,),
         )
+        self._set_state(gone, "missing")
         spans = self.spans()
         for name, first in self._db.query("SELECT metric, MIN(metric_date) FROM bi_metric_state GROUP BY metric"):
             if name in spans and first < spans[name][0]:
@@ -412,9 +412,12 @@ class MetricStore:
         old = self._db.query(
             "SELECT metric, metric_date FROM bi_metric_state WHERE state = 'waiting' AND metric_date < %s", (since,)
         )
-        for part in _parts(old):
-            self._db.execute("UPDATE bi_metric_state SET state = 'final' WHERE (metric, metric_date) IN %s", (part,))
+        self._set_state(old, "final")
         self.add_missing(nightly, today)
+
+    def _set_state(self, cells: Sequence[Cell], state: State) -> None:
+        for part in _parts(cells):
+            self._db.execute("UPDATE bi_metric_state SET state = %s WHERE (metric, metric_date) IN %s", (state, part))
 
     def add_missing(self, nightly: Mapping[str, Nightly], today: date) -> None:
         """Mark each end of a period that lies after a first row and has no state as missing."""
@@ -523,11 +526,11 @@ class MetricStore:
         )  # fmt: skip
         return [(name, day) for name, day in found if name in nightly and nightly[name].period.is_end(day)]
 
-    def newest_helper_dates(self, since: date) -> dict[str, date]:
-        """Return the newest date of each helper that has a cell from `since` on."""
+    def newest_helper_dates(self, names: Collection[str]) -> dict[str, date]:
+        """Return the newest date of each helper among some names that has a cell."""
         return dict(self._db.query(
             "SELECT metric, MAX(metric_date) FROM bi_metric_state "
-            "WHERE metric_date >= %s AND is_helper AND state <> 'missing' GROUP BY metric", (since,),
+            "WHERE metric IN %s AND is_helper AND state <> 'missing' GROUP BY metric", (_some(names),),
         ))  # fmt: skip
 
     def final_cells(self, since: date) -> set[Cell]:
