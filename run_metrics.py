@@ -113,7 +113,6 @@ class Run:
         history_start = self.settings.metrics_history_start
         dates = dates_asked_for(self.arguments, history_start, self.today)
         self._check_accept(dates[0])
-        self._check_files()
         self.runner.with_retries(lambda: self._prepare(dates), "to connect")
         if self.arguments.is_night:
             dates = [self.today - ONE_DAY, self.today]
@@ -138,9 +137,8 @@ class Run:
             self.catalog, self._files_that_may_run(), self.settings.parameters.keys(), self.settings.db_name
         )
         _refuse(problems)
-        if self.catalog.stored is not None:  # else the files are checked once more
-            for problem in problems:  # warnings, which list_metrics.py prints
-                log.getChild("sql").warning("%s", problem)
+        for problem in problems:  # warnings, which list_metrics.py prints
+            log.getChild("sql").warning("%s", problem)
 
     def _check_accept(self, day: date) -> None:
         """Raise UsageError for a name of --accept that has no row, or no rows of a helper, on the date."""
