@@ -44,24 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=INSTALLS, default="mariadb", help="the server that the tests run on")
 
 
-KILL_SERVERS = """
-import sys
-from pathlib import Path
-from demo.server import Server
-sys.stdin.read()  # to the end of the tests, however they end
-for file in Path(sys.argv[1]).rglob("pid"):
-    Server(file.parent).kill()
-"""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_server_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kill the servers of this test run even if the run itself is killed."""
-    words = [sys.executable, "-c", KILL_SERVERS, str(tmp_path_factory.getbasetemp())]
-    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True):
-        yield
-
-
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
     """The name of the engine under test: mariadb, mysql or mariadb-11.8."""
