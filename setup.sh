@@ -12,9 +12,9 @@ Usage: ./setup.sh [--schema | --views | --demo | --test | --test-all]
   --views      write a view for each metric, v_NAME, with its fields as columns; remove those of metrics that are gone
   --demo       start an embedded database with a made-up game backend, load 90 days of metrics, run today, make a page
                of them: about 25 seconds, longer where MariaDB must be installed first
-  --test       install what the tests need, a browser included, and run them on MariaDB: about 15 minutes
+  --test       install what the tests need, a browser included, and run them on MariaDB: about 8 minutes
   --test-all   the same on MySQL, on MariaDB 11.8, on a cluster, and on other versions of Python and PyMySQL:
-               about an hour
+               about 40 minutes
 END
 }
 
