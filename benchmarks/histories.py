@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from demo.server import Server
-from tests.conftest import FAST, ROOT, Database, connect, run_script
+from tests.conftest import new_database, own_server
 from tests.engines import INSTALLS, install
 from tests.histories import World
 from tests.random_histories import random_history
@@ -32,17 +31,11 @@ from tests.random_histories import random_history
 def world(engine: str) -> Iterator[World]:
     """A world on a server of its own, both gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="histories-"))
-    chosen = install(engine)
-    server = Server(folder / "server", chosen, FAST[chosen.name])
-    server.start()
+    (folder / "root").mkdir()
     try:
-        connection = connect(server)
-        run_script(connection, "CREATE DATABASE histories CHARACTER SET utf8mb4; USE histories;")
-        run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
-        (folder / "root").mkdir()
-        yield World(Database(server, "histories", connection), folder / "root")
+        with own_server(install(engine), folder / "server") as server, new_database(server, "histories") as database:
+            yield World(database, folder / "root")
     finally:
-        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,7 +24,7 @@ from pymysql.constants import CLIENT
 
 import list_metrics
 import run_metrics
-from demo.server import Server
+from demo.server import Install, Server
 from src.cli import SIGNALS
 from src.errors import UsageError
 from tests.engines import INSTALLS, install
@@ -42,24 +42,6 @@ _numbers = itertools.count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=INSTALLS, default="mariadb", help="the server that the tests run on")
-
-
-KILL_SERVERS = """
-import sys
-from pathlib import Path
-from demo.server import Server
-sys.stdin.read()  # to the end of the tests, however they end
-for file in Path(sys.argv[1]).rglob("pid"):
-    Server(file.parent).kill()
-"""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_server_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kill the servers of this test run even if the run itself is killed."""
-    words = [sys.executable, "-c", KILL_SERVERS, str(tmp_path_factory.getbasetemp())]
-    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True):
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +65,20 @@ def _no_server_outlives_the_run(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="session")
 def server(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running private server, shared by all tests; tests that hurt their server start one of their own."""
-    chosen = install(engine)
-    running = Server(tmp_path_factory.mktemp("server"), chosen, FAST[chosen.name])
+    """A running private server, shared by all tests of a process; one that hurts its server has an own_server()."""
+    with own_server(install(engine), tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@contextmanager
+def own_server(chosen: Install, folder: Path, *options: str, tcp: bool = False) -> Iterator[Server]:
+    """Run a server in the folder while the block lasts."""
+    running = Server(folder, chosen, (*FAST[chosen.name], *options), tcp=tcp)
     running.start()
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -160,13 +150,28 @@ class Database:
 @pytest.fixture
 def database(server: Server) -> Iterator[Database]:
     """An own database for the test, gone afterwards."""
-    name = f"test_{next(_numbers)}"
-    connection = connect(server)
-    run_script(connection, f"CREATE DATABASE {name} CHARACTER SET utf8mb4; USE {name};")
-    run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
-    yield Database(server, name, connection)
-    run_script(connection, f"DROP DATABASE IF EXISTS {name}")
-    connection.close()
+    with new_database(server, f"test_{next(_numbers)}") as made:
+        yield made
+
+
+@pytest.fixture
+def blind_to_case(engine: str, tmp_path: Path) -> Iterator[Database]:
+    """A database of a server that takes `Revenue` and `revenue` for the same name of a table."""
+    chosen = install(engine)
+    # A part of the command: MySQL wants it also when the data directory is made.
+    chosen = replace(chosen, command=(*chosen.command, "--lower-case-table-names=1"))
+    with own_server(chosen, tmp_path / "blind") as server, new_database(server, "game") as made:
+        yield made
+
+
+@contextmanager
+def new_database(server: Server, name: str) -> Iterator[Database]:
+    """Make a database with the schema, and drop it when the block ends."""
+    with connect(server) as connection:
+        run_script(connection, f"CREATE DATABASE {name} CHARACTER SET utf8mb4; USE {name};")
+        run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
+        yield Database(server, name, connection)
+        run_script(connection, f"DROP DATABASE IF EXISTS {name}")
 
 
 Main = Callable[[Sequence[str], Path], int]

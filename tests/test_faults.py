@@ -7,19 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.server import Server
 from src.metric_file.checks import check_catalog
 from src.metric_file.file import MetricFile, parse
 from src.sql_loader import Catalog
-from tests.conftest import FAST, ROOT, Database, Project, connect, metric_sql, run_script
-from tests.engines import install
+from tests.conftest import Database, Project, connect, metric_sql, run_script
 from tests.proxy import Cut, Proxy
 from tests.workload import at_work, log_has, sessions, wait_until
 
@@ -391,22 +388,13 @@ def test_a_wait_for_the_lock_that_is_ended_lets_no_second_run_in(project: Projec
 
 
 def test_a_database_named_in_another_case_is_the_same_on_a_server_that_is_blind_to_it(
-    project: Project, engine: str, tmp_path: Path
+    project: Project, blind_to_case: Database
 ) -> None:
-    chosen = install(engine)
-    blind = replace(chosen, command=(*chosen.command, "--lower-case-table-names=1"))
-    server = Server(tmp_path / "blind", blind, FAST[chosen.name])
-    server.start()
-    try:
-        with connect(server) as connection:
-            run_script(connection, "CREATE DATABASE game; USE game;" + (ROOT / "sql" / "schema.sql").read_text())
-            project.database = Database(server, "game", connection)
-            with run_in_progress(project):
-                second = project.run(BEFORE, env={"DB_NAME": "GAME"})
-                assert (second.returncode, second.stdout) == (3, "")
-                assert "Error: another run is in progress on database GAME" in second.stderr
-    finally:
-        server.stop()
+    project.database = blind_to_case
+    with run_in_progress(project):
+        second = project.run(BEFORE, env={"DB_NAME": "GAME"})
+        assert (second.returncode, second.stdout) == (3, "")
+        assert "Error: another run is in progress on database GAME" in second.stderr
 
 
 @pytest.mark.parametrize(

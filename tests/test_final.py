@@ -10,7 +10,7 @@ import pytest
 
 import run_metrics
 from demo.server import Server
-from tests.conftest import ROOT, Database, connect, run_script
+from tests.conftest import new_database
 from tests.histories import Untrue, World
 from tests.random_histories import (
     ALL,
@@ -56,12 +56,8 @@ def early(name: str, *others: str, first: int = 3) -> Metric:
 @pytest.fixture(scope="module")
 def one_world(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world for all tests of this module; each begins it anew, on the 10th of March."""
-    connection = connect(server)
-    run_script(connection, f"CREATE DATABASE {NAME} CHARACTER SET utf8mb4; USE {NAME};")
-    run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
-    yield World(Database(server, NAME, connection), tmp_path_factory.mktemp("world"))
-    run_script(connection, f"DROP DATABASE {NAME}")
-    connection.close()
+    with new_database(server, NAME) as database:
+        yield World(database, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

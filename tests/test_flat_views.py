@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
 
 from demo import game
-from demo.server import Server
 from src.errors import UsageError
 from src.flat_views import column_names, write_views
-from tests.conftest import FAST, ROOT, Database, Project, as_in_a_process, connect, metric_sql, run_script
-from tests.engines import install
+from tests.conftest import Database, Project, as_in_a_process, connect, metric_sql, run_script
 
 DAY = "2025-01-15"
 LAST_DAY = date(2025, 6, 30)
@@ -203,24 +199,15 @@ def test_a_name_that_a_server_does_not_take_costs_only_its_own_view(project: Pro
 
 @pytest.mark.slow
 def test_names_that_differ_in_case_alone_are_one_view_on_a_server_that_is_blind_to_it(
-    project: Project, engine: str, tmp_path: Path
+    project: Project, blind_to_case: Database
 ) -> None:
-    chosen = install(engine)
-    blind = replace(chosen, command=(*chosen.command, "--lower-case-table-names=1"))
-    server = Server(tmp_path / "blind", blind, FAST[chosen.name])
-    server.start()
-    try:
-        with connect(server) as connection:
-            run_script(connection, "CREATE DATABASE game; USE game;" + (ROOT / "sql" / "schema.sql").read_text())
-            project.database = Database(server, "game", connection)
-            for name in ("Revenue", "revenue", "Users"):
-                store(project, name, '{"n": 1}')
-            told = "without v_revenue: this server does not tell it from the view of Revenue"
-            created = [f"created v_{name} (metric_date, n, is_final)" for name in ("revenue", "users")]
-            assert said(project) == [*created, told]
-            assert said(project) == [told]
-    finally:
-        server.stop()
+    project.database = blind_to_case
+    for name in ("Revenue", "revenue", "Users"):
+        store(project, name, '{"n": 1}')
+    told = "without v_revenue: this server does not tell it from the view of Revenue"
+    created = [f"created v_{name} (metric_date, n, is_final)" for name in ("revenue", "users")]
+    assert said(project) == [*created, told]
+    assert said(project) == [told]
 
 
 def test_every_column_has_a_name_of_its_own() -> None:

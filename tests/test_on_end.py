@@ -18,6 +18,7 @@ import pytest
 from config.database import load_settings
 from src.display.on_end import run_on_end
 from tests.conftest import ROOT
+from tests.workload import wait_until
 
 OUTCOME = {
     "status": "failed",
@@ -128,8 +129,7 @@ def test_a_job_that_lets_go_of_the_output_may_go_on(run: Run, tmp_path: Path) ->
     done = tmp_path / "done"
     assert run(f"(sleep 0.5; touch {shlex.quote(str(done))}) >/dev/null 2>&1 &", seconds=20) == []
     assert not done.exists()
-    time.sleep(1)
-    assert done.exists()
+    wait_until(done.exists)
 
 
 @pytest.mark.parametrize("error", ["x" * 3_000_000, "a\0b", "\udcff", "\ud800 日本"])

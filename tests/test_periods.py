@@ -27,7 +27,7 @@ from src.server.interruption import Interruption
 from src.sql_loader import load_catalog
 from src.storage.overview import Overview
 from src.storage.store import MetricStore
-from tests.conftest import ROOT, Database, Project, connect, metric_sql, run_script
+from tests.conftest import ROOT, Database, Project, connect, metric_sql, new_database
 from tests.test_period_patterns import CHANGES, GAME, LAST
 
 DAY = timedelta(days=1)
@@ -126,16 +126,12 @@ def clock(project: Project) -> Clock:
 @pytest.fixture(scope="module")
 def source(server: Server) -> Iterator[str]:
     """The name of a database with a game of more than a year."""
-    connection = connect(server)
-    run_script(connection, "CREATE DATABASE period_runs CHARACTER SET utf8mb4; USE period_runs;")
-    run_script(connection, (ROOT / "sql" / "schema.sql").read_text())
-    game.load(connection, LAST, GAME)
     moments = [datetime(d.year, d.month, d.day) + n * timedelta(minutes=30) for d in CHANGES for n in range(-300, 348)]
     plays = ", ".join(f"({10_000 + n}, 1, '{moment}', 60)" for n, moment in enumerate(moments))
-    run_script(connection, f"INSERT INTO game_plays (user_id, game_id, played_at, duration_seconds) VALUES {plays}")
-    yield "period_runs"
-    run_script(connection, "DROP DATABASE period_runs")
-    connection.close()
+    with new_database(server, "period_runs") as made:
+        game.load(made.connection, LAST, GAME)
+        made.execute(f"INSERT INTO game_plays (user_id, game_id, played_at, duration_seconds) VALUES {plays}")
+        yield made.name
 
 
 @pytest.mark.slow

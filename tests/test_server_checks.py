@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from config.database import load_settings
-from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.metric_file.file import MetricFile, parse
 from src.metric_file.parameters import Parameters
@@ -23,7 +22,7 @@ from src.metric_file.server_checks import (
 )
 from src.metric_file.step import Step, line_of
 from src.sql_loader import load_catalog
-from tests.conftest import FAST, Project, connect, metric_sql, run_script
+from tests.conftest import Project, connect, metric_sql, own_server, run_script
 from tests.engines import install
 from tests.test_run_metrics import connected, server_default
 
@@ -280,15 +279,10 @@ def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(
                   + ZONES.format("'UTC', 'Europe/Berlni'"))  # fmt: skip
     places = [line.split(" ")[0] for line in of_folder(project, named_zones)]
     assert places == ["sql/a.sql:1:51:", "sql/a.sql:3:23:", "sql/a.sql:3:30:"]
-    chosen = install(engine)
-    server = Server(tmp_path / "server", chosen, FAST[chosen.name])  # of its own, for a server never forgets a zone
-    server.start()
-    try:
+    with own_server(install(engine), tmp_path / "server") as server:  # for a server never forgets a zone
         with connect(server, "mysql") as connection:
             run_script(connection, TELL_UTC + f"CREATE DATABASE {project.database.name};")
         found = of_folder(project, named_zones, DB_SOCKET=server.socket)
-    finally:
-        server.stop()
     message = "the server does not know the time zone 'Europe/Berlni', so CONVERT_TZ gives NULL; correct the name"
     assert found == [f"sql/a.sql:3:30: error: unknown-time-zone: {message}"]
 

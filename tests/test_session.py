@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from config.database import load_settings
-from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.errors import DatabaseError, LockedError
 from src.server.codes import TRANSIENT
-from tests.conftest import FAST, Project, connect, run_script
+from tests.conftest import Project, connect, own_server, run_script
 from tests.engines import install
 from tests.proxy import FakeServer, Proxy, packet
 from tests.test_run_metrics import connected, server_default
@@ -53,17 +52,12 @@ def test_an_account_without_rights_over_variables_connects(project: Project) -> 
 def test_a_mariadb_under_another_version_is_known_all_the_same(project: Project, tmp_path: Path, engine: str) -> None:
     if engine == "mysql":
         pytest.skip("only MariaDB can report another version")
-    chosen = install(engine)
-    server = Server(tmp_path / "server", chosen, [*FAST[chosen.name], "--version=8.0.36"])
-    server.start()
-    try:
+    with own_server(install(engine), tmp_path / "server", "--version=8.0.36") as server:
         with connect(server) as connection:
             run_script(connection, f"CREATE DATABASE {project.database.name} CHARACTER SET utf8mb4")
         with connected(project, DB_SOCKET=server.socket) as manager:
             assert manager.query("SELECT VERSION()") == (("8.0.36",),)
             assert manager.is_mariadb
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from demo.server import Server
 from src.db_manager import DatabaseManager
 from src.errors import DatabaseError
 from src.server.codes import TRANSIENT
-from tests.conftest import FAST, ROOT, Project, connect, metric_sql, run_script
+from tests.conftest import ROOT, Project, connect, metric_sql, own_server, run_script
 from tests.engines import install
 from tests.proxy import BYTES, CLIENT_SSL, FakeServer, greeting, own_address, packet
 from tests.workload import wait_until
@@ -85,13 +85,8 @@ def tls_server(folder: Path, engine: str) -> Iterator[Server]:
     files = {"ca": "authority", "cert": "server", "key": "server-key"}
     options = [f"--ssl-{name}={folder / file}.pem" for name, file in files.items()]
     options.append("--bind-address=0.0.0.0")  # so that a test can come from what looks like another host
-    chosen = install(engine)
-    server = Server(folder / "server", chosen, [*FAST[chosen.name], *options], tcp=True)
-    server.start()
-    try:
+    with own_server(install(engine), folder / "server", *options, tcp=True) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,15 @@
-"""What the tests themselves stand on: a command called in process leaves no trace, a killed test run no server."""
+"""What the tests themselves stand on: a command called in process leaves no trace."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import ROOT, Project, metric_sql
+from tests.conftest import Project, metric_sql
 from tests.workload import wait_until
 
 
@@ -40,15 +37,3 @@ def test_a_command_called_in_process_leaves_everything_as_it_was(project: Projec
     wait_until(lambda: threading.active_count() <= threads)  # those that wait for signals end by themselves
     assert surroundings() == before
     assert open_files() <= files
-
-
-@pytest.mark.slow
-def test_a_test_run_that_is_killed_leaves_no_server(tmp_path: Path) -> None:
-    words = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'run'}", "tests/test_recovery.py"]
-    run = subprocess.Popen([sys.executable, "-m", "pytest", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
-    pid_files = (tmp_path / "run").rglob
-    wait_until(lambda: any(file.read_text() for file in pid_files("pid")), 60)
-    (server,) = (int(file.read_text()) for file in pid_files("pid"))
-    run.kill()
-    run.wait()
-    wait_until(lambda: not Path(f"/proc/{server}").exists(), 30)

@@ -22,6 +22,8 @@ from tests.conftest import ROOT, Database, Project, connect, run_script
 from tests.proxy import Proxy
 from tests.reaper import reaper
 
+pytestmark = pytest.mark.slow
+
 LAST = date.today() - timedelta(days=1)  # so that no date after it is missing
 FIRST = LAST - timedelta(days=59)
 DATES = [str(FIRST + timedelta(days=n)) for n in range(60)]
