@@ -50,22 +50,22 @@ from tests.random_histories import (
 )
 
 MOST_NIGHTS = 8  # after which only what fails may be due
-HELPER_TABLES = [f"t_h{n}" for n in range(MOST_METRICS)]
-HELPERS = " UNION ALL ".join(f"SELECT '{t[2:]}' AS name, day, CAST(n AS CHAR) AS n FROM {t}" for t in HELPER_TABLES)
-OTHER_TABLES = [*HELPER_TABLES, *(f"t_w{n}" for n in range(MOST_METRICS))]
+TABLES = [f"t_{kind}{n}" for kind in "hw" for n in range(MOST_METRICS)]
 
 SOURCE = f"""
 CREATE TABLE events (id BIGINT AUTO_INCREMENT PRIMARY KEY, day DATE NOT NULL, amount BIGINT NOT NULL, KEY (day));
 CREATE TABLE fails (metric INT NOT NULL, since DATE NOT NULL, until DATE NOT NULL, zero INT NOT NULL DEFAULT 0);
-{"".join(f"CREATE TABLE {table} (day DATE PRIMARY KEY, n BIGINT NOT NULL);" for table in OTHER_TABLES)}
-CREATE VIEW helper_rows AS {HELPERS};
+{"".join(f"CREATE TABLE {table} (day DATE PRIMARY KEY, n BIGINT NOT NULL);" for table in TABLES)}
 """
-ROWS = "SELECT metrics, metric_date, CAST(value_list AS CHAR) FROM bi_metrics UNION ALL SELECT * FROM helper_rows"
+# One JSON text for all cells: the driver would take longer over as many rows than all else takes.
+ROWS = "SELECT JSON_ARRAYAGG(JSON_ARRAY(metrics, metric_date, JSON_EXTRACT(value_list, '$'))) FROM bi_metrics"
+ROWS_OF_A_HELPER = " UNION ALL SELECT JSON_ARRAYAGG(JSON_ARRAY('{0}', day, JSON_OBJECT('n', n))) FROM t_{0}"
 # A row without a state counts as reopened; a state without a row, as missing.
 STATES = """
-SELECT m.metrics, m.metric_date, IF(COALESCE(s.state, 'missing') = 'missing', 'reopened', s.state) FROM bi_metrics m
-LEFT JOIN bi_metric_state s ON s.metric = m.metrics AND s.metric_date = m.metric_date
-UNION ALL SELECT metric, metric_date, state FROM bi_metric_state WHERE is_helper AND state <> 'missing'
+SELECT JSON_ARRAYAGG(JSON_ARRAY(metrics, m.metric_date, IF(COALESCE(state, 'missing') = 'missing', 'reopened', state)))
+FROM bi_metrics m LEFT JOIN bi_metric_state s ON s.metric = m.metrics AND s.metric_date = m.metric_date
+UNION ALL SELECT JSON_ARRAYAGG(JSON_ARRAY(metric, metric_date, state))
+FROM bi_metric_state WHERE is_helper AND state <> 'missing'
 """
 CURRENT = ("waiting", "final")
 
@@ -79,6 +79,7 @@ class Seen:
     rows: Mapping[Cell, Content]
     source: Mapping[date, int]
     moment: int  # seconds since the epoch
+    number: int  # that follows
 
 
 class Untrue(AssertionError):  # noqa: N818, it is a finding
@@ -119,8 +120,11 @@ class World:
             **self.database.env, "METRICS_TIMEZONE": "UTC", "METRICS_LOOKBACK_DAYS": str(lookback),
             "METRICS_MEND_DAYS": str(mend_days), "METRICS_ON_FAILURE": on_failure, "METRICS_READERS": str(readers),
         })  # fmt: skip
-        tables = ["events", "fails", "bi_metrics", "bi_metric_state", "bi_metric_changes", *OTHER_TABLES]
+        tables = ["events", "fails", "bi_metrics", "bi_metric_state", "bi_metric_changes", *TABLES]
         self.database.execute("; ".join(f"DELETE FROM {table}" for table in tables))
+        helpers = [metric.name for metric in metrics if metric.name[0] == "h"]
+        self.rows_query = ROWS + "".join(map(ROWS_OF_A_HELPER.format, helpers))
+        self.look()
         for metric in metrics:
             self.put(metric)
 
@@ -143,7 +147,7 @@ class World:
         """Let a metric be disabled, deleted or renamed; or, if its file is not there, put it back."""
         name = self.names[first_name]
         # SQL that names a metric with neither a file nor rows is refused. A work table has no rows to keep.
-        has_rows = any(cell[0] == name for cell in self.contents())
+        has_rows = any(cell[0] == name for cell in self.contents)
         if name[0] == "w" or name in self.missing:
             self.put(self.metrics[name])
         elif not has_rows or (how == "renamed" and name[0] == "h"):
@@ -303,29 +307,26 @@ class World:
         """The metrics, and the helpers with dates, whose file is there."""
         return [name for name in self.metrics if name not in self.missing and name[0] != "w"]
 
-    def contents(self) -> dict[Cell, Content]:
-        """Return the number of each row of bi_metrics and of the helpers' tables, seen by a second connection."""
-        return contents_of(self.database.rows(ROWS))
-
-    def states(self) -> dict[Cell, str]:
-        """Return the state of each row, and of each helper's cell, that there is."""
-        return {(name, day): state for name, day, state in self.database.rows(STATES)}
+    def look(self) -> None:
+        """Read the number of each row of bi_metrics and of the helpers' tables, and the state of each such cell."""
+        self.contents: dict[Cell, Content] = cells_of(self.database.rows(self.rows_query))
+        self.states: dict[Cell, str] = cells_of(self.database.rows(STATES))
 
     def state(self, name: str, back: int) -> str:
-        return self.states().get((name, self.day(back)), "missing")
+        return self.states.get((name, self.day(back)), "missing")
 
     def numbers(self, name: str) -> list[Content]:
         """Return the numbers of a name by date, without today's."""
-        return [n for (other, day), n in sorted(self.contents().items()) if other == name and day < self.today]
+        return [n for (other, day), n in sorted(self.contents.items()) if other == name and day < self.today]
 
-    def due(self, states: Mapping[Cell, str] | None = None) -> list[Cell]:
+    def due(self) -> list[Cell]:
         """Return what nights must compute: what is open, reopened, or missing after a first row."""
-        states, found = states or self.states(), []
+        found = []
         for name in sorted(self.nightly):
             metric = self.metrics[name]
-            first = min((day for other, day in states if other == name), default=self.today)
+            first = min((day for other, day in self.states if other == name), default=self.today)
             for day in days_back(self.today, self.mend_days, 1 + metric.final_after):
-                if day >= first and day == end_of(day, metric.period) and states.get((name, day)) not in CURRENT:
+                if day >= first and day == end_of(day, metric.period) and self.states.get((name, day)) not in CURRENT:
                     found.append((name, day))
         return found
 
@@ -355,11 +356,13 @@ class World:
             self.turns.append(day)
         self._is_new_turn = False
 
-    def committed(self, written: Mapping[Cell, Seen], before: Mapping[Cell, str]) -> None:
-        """Look at everything after a COMMIT; `before` are the states when the transaction began."""
+    def committed(self, written: Mapping[Cell, Seen]) -> None:
+        """Look at everything after a COMMIT."""
         self.commits += 1
+        before = self.states
         is_again, self.is_again = self.is_again, False
         self.journal.update(written)
+        self.look()
         self.require_fresh()
         if not written:
             return
@@ -379,20 +382,19 @@ class World:
 
     def require_fresh(self) -> None:
         """What a current row of today's definition has read is still so, and each row is what its file computes."""
-        contents, states = self.contents(), self.states()
-        for cell, content in contents.items():
+        for cell, content in self.contents.items():
             seen = self.journal[cell]
-            if content != (computed := seen.formula.value(*cell, seen.rows, seen.source)):
-                raise self.untrue(f"{_shown(cell)} is {content}, and from what it read follows {computed}")
-            if states.get(cell) not in CURRENT or seen.metric != self.metrics[cell[0]]:
+            if content != seen.number:
+                raise self.untrue(f"{_shown(cell)} is {content}, and from what it read follows {seen.number}")
+            if self.states.get(cell) not in CURRENT or seen.metric != self.metrics[cell[0]]:
                 continue
             self.rows_checked += 1
             if seen.moment < _midnight(cell[1] + (1 + seen.metric.final_after) * ONE_DAY):
                 raise self.untrue(f"{_shown(cell)} is current, and was computed before its period had ended")
             for read, was in seen.rows.items():
-                if contents.get(read) != was:
+                if self.contents.get(read) != was:
                     raise self.untrue(f"not fresh: {_shown(cell)} is current, and it has read {_shown(read)} as {was}, "
-                                      f"which is {contents.get(read)} now")  # fmt: skip
+                                      f"which is {self.contents.get(read)} now")  # fmt: skip
 
     def require_running_rows(self) -> None:
         """After a night, each period that runs has a row of today, or none if the metric wants none."""
@@ -404,19 +406,18 @@ class World:
 
     def require_settled(self) -> None:
         """Nothing that a final row has read, directly or through others, is due."""
-        states = self.states()
-        due = {*self.due(states)}
+        due = {*self.due()}
         below: dict[Cell, Cell | None] = {}  # what is due among what a cell has read
 
         def due_below(cell: Cell) -> Cell | None:
             if cell not in below:
                 below[cell] = None
-                is_known = cell in states and not (cell[0][0] == "h" and self.missing.get(cell[0]) == "deleted")
+                is_known = cell in self.states and not (cell[0][0] == "h" and self.missing.get(cell[0]) == "deleted")
                 read = self.journal[cell].rows if is_known else ()
                 below[cell] = next(filter(None, (each if each in due else due_below(each) for each in read)), None)
             return below[cell]
 
-        for cell, state in states.items() if due else ():
+        for cell, state in self.states.items() if due else ():
             if state == "final" and (found := due_below(cell)):
                 raise self.untrue(f"not settled: {_shown(cell)} is final over {_shown(found)}, which is due")
 
@@ -441,7 +442,7 @@ class World:
         No rule can see what a file reads before its period: of such a date, it is the end of its period.
         """
         found = set[date]()
-        for name, day in self.contents():
+        for name, day in self.contents:
             seen = self.journal[name, day]
             period = seen.formula.period
             for of, was in seen.source.items():
@@ -460,7 +461,7 @@ class World:
     def require_final(self) -> None:
         """Every row is due, or waits for a due cell, or is final."""
         due = self.due()
-        for (name, day), state in self.states().items():
+        for (name, day), state in self.states.items():
             if name in self.nightly and day < self.today and state in CURRENT:
                 reasons = [cell for cell in due if cell[0] in self.inputs(name) and cell[1] <= day]
                 if (state == "waiting") != bool(reasons):
@@ -469,7 +470,7 @@ class World:
 
     def require_full_computation(self) -> None:
         """Each row of today's definition, of the dates that nights mend, is as a computation of all gives it."""
-        contents, oldest = self.contents(), self.day(self.mend_days)
+        contents, oldest = self.contents, self.day(self.mend_days)
         right: dict[Cell, Content] = {}
 
         def computed(cell: Cell) -> Content:
@@ -515,7 +516,6 @@ class _Watched(DatabaseManager):
         self._world = world
         self._commits = 0
         self._written: dict[Cell, Seen] = {}
-        self._before: dict[Cell, str] = {}
 
     def connect(self) -> None:
         super().connect()
@@ -536,19 +536,17 @@ class _Watched(DatabaseManager):
         """Before a statement of a file, within its transaction: note what it will read for each of its dates."""
         metric, formula = self._world.files[path]
         if not self._written:
-            self._before = self._world.states()
             self._world.began(first)
-        contents = contents_of(self.query(ROWS)) if metric.reads else {}
+        contents: dict[Cell, Content] = cells_of(self.query(self._world.rows_query)) if metric.reads else {}
         for day in days_back(last, (last - first).days):
             if day != end_of(day, metric.period):
                 continue
             rows = {cell: contents.get(cell) for cell in formula.cells(metric.name, day)}
             source = {of: self._world.amounts.get(of, 0) for of in formula.days(day)}
-            seen = Seen(metric, formula, rows, source, self._world.moment)
             if metric.copies:  # the work table has read it
-                work = self._written[metric.copies, day]
-                seen = replace(seen, rows=work.rows, source=work.source)
-            self._written[metric.name, day] = seen
+                rows, source = self._written[metric.copies, day].rows, self._written[metric.copies, day].source
+            number = formula.value(metric.name, day, rows, source)
+            self._written[metric.name, day] = Seen(metric, formula, rows, source, self._world.moment, number)
 
     def _end(self, statement: str) -> None:
         lost = self._world.lost if statement == "COMMIT" else None
@@ -559,7 +557,7 @@ class _Watched(DatabaseManager):
         super()._end(statement)
         if statement == "COMMIT":
             cells = {cell: seen for cell, seen in self._written.items() if cell[0][0] != "w"}
-            self._world.committed(cells, self._before)
+            self._world.committed(cells)
         if loses_now:
             self._lose()
 
@@ -578,13 +576,11 @@ class _WatchedReaders(Readers):
         return super().take(step)
 
 
-def contents_of(rows: Collection[tuple[str, date, str]]) -> dict[Cell, Content]:
-    """Return the number that each row holds, or the text if it holds none."""
-    found: dict[Cell, Content] = {}
-    for name, day, text in rows:
-        value = json.loads(text)
-        found[name, day] = value["n"] if isinstance(value, dict) else value
-    return found
+def cells_of(texts: Collection[tuple[str | None]]) -> dict[Cell, Any]:
+    """Return the number or the state of each cell; of a row that holds no number, the text."""
+    found = (each for (text,) in texts for each in json.loads(text or "[]"))
+    return {(name, date.fromisoformat(day)): value["n"] if isinstance(value, dict) else value
+            for name, day, value in found}  # fmt: skip
 
 
 def _shown(cell: Cell) -> str:
