@@ -264,7 +264,7 @@ def test_what_failed_yesterday_is_not_tried_again_tonight(world: World) -> None:
 
 @pytest.mark.parametrize(("lookback", "nights"), [(0, 3), (2, 2)], ids=["due", "lookback"])
 def test_a_date_that_is_repaired_goes_without_what_fails(world: World, lookback: int, nights: int) -> None:
-    world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback)
+    world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback=lookback)
     world.night()
     world.fail("m0", 0)
     world.night(nights)
