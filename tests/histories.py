@@ -34,7 +34,6 @@ from tests.conftest import Database
 from tests.random_histories import (
     MOST_METRICS,
     OLDEST,
-    ONE_DAY,
     Cell,
     Content,
     Formula,
@@ -187,7 +186,7 @@ class World:
         """Let days pass and run without dates; more than one day is a missed night, none a second run."""
         for _ in range(days):
             self.late(0)
-            self.today += ONE_DAY
+            self.today += timedelta(days=1)
             self._minutes = 0
         return self.run(RunArguments(), only, lost)
 
@@ -223,7 +222,7 @@ class World:
         # MySQL's EXPLAIN meets the error of a metric that fails too, so a range may not even start.
         if code != run_metrics.OK and not self.broken and not (loss and not retries):
             raise self.untrue(f"the run failed for no reason: {said}")
-        ends = {self.running(name) for name in self.nightly} - {self.today}
+        ends = {end_of(self.today, self.metrics[name].period) for name in self.nightly} - {self.today}
         most = (2 + len(ends) + self.history.lookback + 31) * (1 + len({name for name, _, _ in self.broken}))
         if self.is_night and self.transactions > most + bool(loss):
             raise self.untrue(f"no progress: a night of {self.transactions} transactions, more than {most}")
@@ -269,8 +268,6 @@ class World:
                 said, simpler = f"{error}\n{candidate}", filter(candidate.__ne__, candidate.simpler())
         return said
 
-    # --- what is there ------------------------------------------------------------------------------------------------
-
     def day(self, back: int) -> date:
         return self.today - timedelta(days=back)
 
@@ -278,10 +275,6 @@ class World:
     def moment(self) -> int:
         """The simulated time: an hour after midnight, and a minute more for each run of the day."""
         return _midnight(self.today) + 3600 + 60 * self._minutes
-
-    def running(self, name: str) -> date:
-        """Return the last day of the period of a name that runs."""
-        return end_of(self.today, self.metrics[name].period)
 
     @property
     def nightly(self) -> list[str]:
@@ -367,7 +360,7 @@ class World:
             if self.states.get(cell) not in CURRENT or seen.metric != self.metrics[cell[0]]:
                 continue
             self.rows_checked += 1
-            if seen.moment < _midnight(cell[1] + (1 + seen.metric.final_after) * ONE_DAY):
+            if seen.moment < _midnight(cell[1] + timedelta(days=1 + seen.metric.final_after)):
                 raise self.untrue(f"{_shown(cell)} is current, and was computed before its period had ended")
             for read, was in seen.rows.items():
                 if self.contents.get(read) != was:
@@ -377,9 +370,10 @@ class World:
     def require_running_rows(self) -> None:
         """After a night, each period that runs has a row of today, or none if the metric wants none."""
         for name in self.asked:
-            row = self.journal.get((name, self.running(name)))
+            metric = self.metrics[name]
+            row = self.journal.get((name, end_of(self.today, metric.period)))
             is_there = row is not None and row.moment >= _midnight(self.today)
-            if is_there != self.metrics[name].has_running_row:
+            if is_there != metric.has_running_row:
                 raise self.untrue(f"the row of {name} for the period that runs is {'' if is_there else 'not '}there")
 
     def require_settled(self) -> None:
@@ -421,16 +415,14 @@ class World:
             self.require_full_computation()
 
     def changed_dates(self) -> list[date]:
-        """Return the dates whose source is not as some row has read it, other than by a purge.
-
-        No rule can see what a file reads before its period: of such a date, it is the end of its period.
-        """
+        """Return the dates whose source is not as some row has read it, other than by a purge."""
         found = set[date]()
         for name, day in self.contents:
             seen = self.journal[name, day]
             period = seen.formula.period
             for of, was in seen.source.items():
                 if self.purged <= of < self.today and self.amounts.get(of, 0) != was:
+                    # No rule can see what a file reads before its period: then the end of its period is such a date.
                     found.add(of if of in period_of(day, period) else end_of(of, period))
         return sorted(found)
 
@@ -471,8 +463,6 @@ class World:
     def untrue(self, what: str) -> Untrue:
         return Untrue("\n".join([what, *(f"    {line}" for line in self.story)]))
 
-
-# --- a connection that takes notes ------------------------------------------------------------------------------------
 
 _PARSE = lru_cache(100)(parse)  # most files are as they were in the run before
 _TAG = re.compile(r"/\* bi_metrics (\S+) (\S+?)(?: to (\S+))? \*/ ")
@@ -520,19 +510,15 @@ class _Watched(DatabaseManager):
     def _end(self, statement: str) -> None:
         if statement != "COMMIT":
             return super()._end(statement)
-        lost, self._commits = self._world.lost, self._commits + 1
-        loses_now = lost is not None and self._commits > lost.skip
-        if lost and loses_now and not lost.after:
-            self._lose()
-        super()._end(statement)
-        self._world.committed({cell: seen for cell, seen in self._written.items() if cell[0][0] != "w"})
-        if loses_now:
-            self._lose()
-
-    def _lose(self) -> None:
-        self._world.lost, self._world.is_again = None, True
-        self.close()
-        raise StatementError(2013, "the reply to COMMIT was lost: (2013) Lost connection to server during query")
+        self._commits += 1
+        lost = self._world.lost if self._world.lost and self._commits > self._world.lost.skip else None
+        if not lost or lost.after:
+            super()._end(statement)
+            self._world.committed({cell: seen for cell, seen in self._written.items() if cell[0][0] != "w"})
+        if lost:
+            self._world.lost, self._world.is_again = None, True
+            self.close()
+            raise StatementError(2013, "the reply to COMMIT was lost: (2013) Lost connection to server during query")
 
 
 class _WatchedReaders(Readers):

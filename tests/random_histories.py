@@ -25,16 +25,13 @@ Cell: TypeAlias = "tuple[str, date]"
 Content: TypeAlias = "int | str | None"  # a row's number; a text if the row holds none; None if there is no row
 
 
-# --- periods, by the calendar of the standard library: nothing here is shared with what is tested ---------------------
-
-
+# Periods, by the calendar of the standard library: nothing here is shared with what is tested.
 @lru_cache(10_000)
 def period_of(day: date, period: str) -> tuple[date, ...]:
     """Return the days of the period that holds a date; of N days, those of the one that ends on it."""
     kind, _, start = period.partition(" from ")
     if kind[0].isdigit():
         return tuple(day - timedelta(days=n) for n in reversed(range(int(kind.split()[0]))))
-
     first = [*map(str.lower, day_name)].index(start or "monday") if kind == "week" else int(start or 1) - 1
 
     def which(each: date) -> tuple[int, ...]:
@@ -54,9 +51,6 @@ def days_back(day: date, first: int, last: int = 0, period: str = DAY) -> list[d
     """Return the dates from `first` days before the period that ends on `day` to `last` days before that day."""
     oldest, newest = max(period_of(day, period)[0] - timedelta(days=first), OLDEST), day - timedelta(days=last)
     return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 class _Brief:
@@ -80,14 +74,9 @@ class Formula(_Brief):
     factor: int = 1
     period: str = DAY
 
-    @property
-    def is_window(self) -> bool:
-        """Tell whether the period is N days, which end every day."""
-        return self.period[0].isdigit()
-
     def before(self, day: date) -> date:
         """Return the date of the own row before the one of `day`; of N days it lies a day back."""
-        return (day if self.is_window else period_of(day, self.period)[0]) - ONE_DAY
+        return (day if self.period[0].isdigit() else period_of(day, self.period)[0]) - ONE_DAY
 
     def cells(self, name: str, day: date) -> list[Cell]:
         """Return the cells that it may read: of a name with longer periods, most of them are never there."""
@@ -119,7 +108,7 @@ class Formula(_Brief):
             number = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)"
             return total(number, "bi_metrics", f"b.metrics {which} AND b.metric_date", since, until)
 
-        before = f"d.{'day' if self.is_window else 'start'} - INTERVAL 1"
+        before = f"d.{'day' if self.period[0].isdigit() else 'start'} - INTERVAL 1"
         terms = [rows(name, f"= '{name}'", before, before)] if self.own else ["0"]
         for other in self.reads:
             which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
@@ -218,9 +207,6 @@ def of(period: str, metric: Metric) -> Metric:
     return replace(metric, formula=replace(metric.formula, period=period), initial=initial)
 
 
-# --- histories --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Lost:
     """A connection that is lost at a COMMIT of a run; without a retry the run ends there, as if it were killed."""
@@ -311,18 +297,16 @@ def random_metrics(dice: Random) -> tuple[Metric, ...]:
 
 def closure(reads: Mapping[str, Collection[str]], name: str) -> set[str]:
     """Return all names that one reads, directly or through others; itself only if it does."""
-    found, new = set[str](), {*reads.get(name, ())}
-    while new:
+    found = {*reads.get(name, ())}
+    while new := {other for each in found for other in reads.get(each, ())} - found:
         found |= new
-        new = {other for each in new for other in reads.get(each, ())} - found
     return found
 
 
 def random_step(dice: Random, names: Sequence[str]) -> tuple[Any, ...]:
     """Return anything that may happen; nights, late data and named dates most often."""
-    often = {"night": 6, "late": 4, "dates": 4, "initial": 2, "fail": 2, "switch": 2, "repair": 1, "purge": 1,
-             "redefine": 1}  # fmt: skip
-    kind = dice.choices(list(often), list(often.values()))[0]
+    kinds = ("night", "late", "dates", "initial", "fail", "switch", "repair", "purge", "redefine")
+    kind = dice.choices(kinds, (6, 4, 4, 2, 2, 2, 1, 1, 1))[0]
     name, back = dice.choice(names), dice.randint(0, 9 if dice.random() < 0.9 else 35)
     only = tuple(dice.choices(names, k=dice.randint(1, 2))) if dice.random() < 0.25 else ()
     is_lost = dice.random() < 0.15
