@@ -1,8 +1,7 @@
 """A world in which histories happen, on a real server, and the promises about cells; docs/design.md names them.
 
-Beside each row it keeps what its file read when it wrote the row, taken inside the run's own transaction just before
-the statement. Each event has an amount of its own, so that a changed date always shows in its row: late data that leave
-the row of their own date as it was can be seen by no rule.
+Beside each row it keeps what its file read, taken inside the run's own transaction just before the statement. An event
+has an amount of its own, so that a changed date always shows: no rule sees late data that leave the row of their date.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache, partial, partialmethod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -46,7 +45,6 @@ from tests.random_histories import (
     period_of,
 )
 
-MOST_NIGHTS = 8  # after which only what fails may be due
 TABLES = [f"t_{kind}{n}" for kind in "hw" for n in range(MOST_METRICS)]
 
 SOURCE = f"""
@@ -81,8 +79,7 @@ class World:
     """A simulated clock, the source, the metric files, and runs of the command within this process."""
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self.database = database
-        self.root = folder
+        self.database, self.root = database, folder
         self.runs = self.commits = self.rows_checked = 0  # figures over all histories
         database.execute(SOURCE)
 
@@ -133,10 +130,9 @@ class World:
         """Let a metric be disabled, deleted or renamed; or, if its file is not there, put it back."""
         name = self.names[first_name]
         # SQL that names a metric with neither a file nor rows is refused. A work table has no rows to keep.
-        has_rows = any(cell[0] == name for cell in self.contents)
         if name[0] == "w" or self.how[name] != "there":
             how = "there"
-        elif not has_rows or (how == "renamed" and name[0] == "h"):
+        elif (name[0] == "h" and how == "renamed") or not any(cell[0] == name for cell in self.contents):
             how = "disabled"
         self.put(self.metrics[name], "deleted" if how == "renamed" else how)
         if how == "renamed":
@@ -197,9 +193,7 @@ class World:
         words = str(self.day(back + length - 1)), str(self.day(back))
         return self.run(RunArguments(dates=words, initial=initial), only, lost)
 
-    def initial(self, back: int, length: int, only: Collection[str] = (), lost: Lost | None = None) -> int:
-        """Load the dates."""
-        return self.dates(back, length, only, lost, initial=True)
+    initial = partialmethod(dates, initial=True)  # a load of the dates
 
     def run(self, call: RunArguments, only: Collection[str] = (), lost: Lost | None = None) -> int:
         """Run the command to its end and return its exit code; a failure without a reason is Untrue."""
@@ -284,7 +278,7 @@ class World:
     def look(self) -> None:
         """Read the numbers and the states: a row without a state counts as reopened, a state without a row as none."""
         self.contents: dict[Cell, Content] = cells_of(self.database.rows(self.rows_query))
-        stored = cells_of(self.database.rows(STATES))
+        stored: dict[Cell, str] = cells_of(self.database.rows(STATES))
         self.states = {cell: stored.get(cell, "reopened") for cell in self.contents if cell[0][0] == "m"}
         self.states |= {cell: state for cell, state in stored.items() if cell[0][0] == "h"}
 
@@ -309,17 +303,14 @@ class World:
     def inputs(self, name: str) -> set[str]:
         """Return all names that one reads, directly or through others; nobody knows what a deleted metric has read."""
         deleted = {other for other, how in self.how.items() if how == "deleted"}
-        helpers = {other for other in deleted if other[0] == "h"}
-        reads = {other: metric.reads - helpers for other, metric in self.metrics.items()}
-        return closure(reads | {other: {*reads} for other in deleted}, name)
+        reads = {each: metric.reads - {h for h in deleted if h[0] == "h"} for each, metric in self.metrics.items()}
+        return closure(reads | {each: {*reads} for each in deleted}, name)
 
     def is_stuck(self, cell: Cell) -> bool:
         """Tell whether a cell fails, or depends on one of its date that fails; yesterday may be all or nothing."""
         is_all_or_nothing = cell[1] == self.day(1) and self.history.on_failure == "date"
         names = {*self.metrics} if is_all_or_nothing else {cell[0], *self.inputs(cell[0])}
         return any(name in names and since <= cell[1] <= until for name, since, until in self.broken)
-
-    # --- the promises -------------------------------------------------------------------------------------------------
 
     def began(self, day: date) -> None:
         """Note that a transaction runs its first file."""
@@ -396,13 +387,12 @@ class World:
     def mend(self) -> None:
         """Put all files back, run each date again whose source has changed, then nights; Untrue if that leaves any."""
         self.tell("-- the mend")
-        for name in self.names.values():
-            if self.how[name] != "there":
-                self.put(self.metrics[name])
+        for name in [each for each in self.names.values() if self.how[each] != "there"]:
+            self.put(self.metrics[name])
         for _ in range(1 + bool(self.broken)):
             for day in self.changed_dates():
                 self.dates((self.today - day).days)
-            for _ in range(MOST_NIGHTS):
+            for _ in range(8):  # nights, after which only what fails may be due
                 self.night(0)
                 if all(map(self.is_stuck, self.due())):
                     break
@@ -438,22 +428,22 @@ class World:
 
     def require_full_computation(self) -> None:
         """Each row of today's definition, of the dates that nights mend, is as a computation of all gives it."""
-        contents, oldest = self.contents, self.day(self.history.mend_days)
         right: dict[Cell, Content] = {}
 
         def computed(cell: Cell) -> Content:
             name, day = cell
             if cell not in right:
-                right[cell] = contents.get(cell)
-                metric = self.metrics[name] if cell in contents and name in self.nightly else None
-                is_mended = metric is not None and oldest <= day < self.day(metric.final_after)
+                right[cell] = self.contents.get(cell)
+                metric = self.metrics[name] if cell in self.contents and name in self.nightly else None
+                age = (self.today - day).days
+                is_mended = metric is not None and metric.final_after < age <= self.history.mend_days
                 if metric and is_mended and self.journal[cell].metric == metric:
                     formula = metric.initial or metric.formula
                     rows = {each: computed(each) for each in formula.cells(name, day)}
                     right[cell] = formula.value(name, day, rows, self.amounts)
             return right[cell]
 
-        for cell, content in sorted(contents.items()):
+        for cell, content in sorted(self.contents.items()):
             if computed(cell) != content:
                 raise self.untrue(f"not mended: {_shown(cell)} is {content}; computed anew it is {computed(cell)}")
 
@@ -475,14 +465,13 @@ class _Watched(DatabaseManager):
         super().__init__(settings, interruption)
         self._world = world
         self._commits = 0
-        self._written: dict[Cell, Seen] = {}
 
     def connect(self) -> None:
         super().connect()
         super().execute(f"SET timestamp = {self._world.moment}")
 
     def transaction(self, keep: bool = True, may_end: bool = True) -> Any:
-        self._written = {}
+        self._written: dict[Cell, Seen] = {}
         return super().transaction(keep, may_end)
 
     def execute(self, sql: str, args: Any = None) -> int:
@@ -496,9 +485,7 @@ class _Watched(DatabaseManager):
         if not self._written:
             self._world.began(first)
         contents = cells_of(self.query(self._world.rows_query)) if metric.reads else {}
-        for day in days_back(last, (last - first).days):
-            if day != end_of(day, metric.period):
-                continue
+        for day in (each for each in days_back(last, (last - first).days) if each == end_of(each, metric.period)):
             if metric.copies:  # the work table has read it
                 rows, source = self._written[metric.copies, day].rows, self._written[metric.copies, day].source
             else:
@@ -532,9 +519,8 @@ class _WatchedReaders(Readers):
 
 def cells_of(texts: Collection[tuple[str | None]]) -> dict[Cell, Any]:
     """Return the number or the state of each cell; of a row that holds no number, the text."""
-    found = (each for (text,) in texts for each in json.loads(text or "[]"))
     return {(name, date.fromisoformat(day)): value["n"] if isinstance(value, dict) else value
-            for name, day, value in found}  # fmt: skip
+            for (text,) in texts for name, day, value in json.loads(text or "[]")}  # fmt: skip
 
 
 def _shown(cell: Cell) -> str:

@@ -38,8 +38,7 @@ def period_of(day: date, period: str) -> tuple[date, ...]:
         moved = each - timedelta(days=first)
         return moved.isocalendar()[:2] if kind == "week" else moved.timetuple()[:2]
 
-    near = (day + timedelta(days=n) for n in range(-31, 32))
-    return tuple(each for each in near if which(each) == which(day))
+    return tuple(each for n in range(-31, 32) if which(each := day + timedelta(days=n)) == which(day))
 
 
 def end_of(day: date, period: str) -> date:
@@ -114,11 +113,11 @@ class Formula(_Brief):
             which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
             number = rows(other, which, f"d.start - INTERVAL {self.first}", f"d.day - INTERVAL {self.last}")
             terms.append(f"{self.factor} * {number}")
-        number, source = " + ".join(terms), "0"
+        source = "0"
         if self.source is not None:
             source = total("b.amount", "events", "b.day", f"d.start - INTERVAL {self.source}", "d.day - INTERVAL 0")
-        of_source = f"{self.factor} * {source}"
-        return f"MOD({number}, {self.modulus}) + {LIMIT} * {of_source}" if self.reads else f"{number} + {of_source}"
+        number, source = " + ".join(terms), f"{self.factor} * {source}"
+        return f"MOD({number}, {self.modulus}) + {LIMIT} * {source}" if self.reads else f"{number} + {source}"
 
 
 @dataclass(frozen=True)
@@ -249,8 +248,7 @@ class History:
         for n, (name, *arguments) in enumerate(self.steps):
             if len(arguments) > {"night": 0, "dates": 1, "initial": 2}.get(name, 9):
                 yield replace(self, steps=(*self.steps[:n], (name, *arguments[:-1]), *self.steps[n + 1 :]))
-        yield replace(self, lookback=0, mend_days=92, on_failure="date", readers=0)
-        yield replace(self, start=START)
+        yield from (replace(self, **{name: usual}) for name, usual in History((), ()).settings.items())
 
     def __str__(self) -> str:
         steps = [f"world.{name}({', '.join(map(repr, arguments))})" for name, *arguments in self.steps]
@@ -324,8 +322,7 @@ def random_history(number: int) -> History:
     """Return the history with this number."""
     dice = Random(number)
     metrics = random_metrics(dice)
-    names = [metric.name for metric in metrics]
-    steps = tuple(random_step(dice, names) for _ in range(dice.randint(3, 25)))
+    steps = tuple(random_step(dice, [each.name for each in metrics]) for _ in range(dice.randint(3, 25)))
     return History(
         metrics, steps, lookback=dice.randint(0, 2), mend_days=dice.choice([92, 92, 34, 8, 5]),
         on_failure=dice.choice(["date", "metric"]), readers=dice.choice([0, 1, 3]),
