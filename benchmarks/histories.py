@@ -33,7 +33,7 @@ def world(engine: str) -> Iterator[World]:
     """A world on a server of its own, both gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="histories-"))
     chosen = install(engine)
-    server = Server(folder / "server", chosen, FAST[chosen.name])
+    server = Server(folder / "server", chosen, (*FAST[chosen.name], "--performance-schema=OFF"))
     server.start()
     try:
         connection = connect(server)
