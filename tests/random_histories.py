@@ -25,29 +25,20 @@ Cell: TypeAlias = "tuple[str, date]"
 Content: TypeAlias = "int | str | None"  # a row's number; a text if the row holds none; None if there is no row
 
 
-# --- periods, by the calendar of the standard library: nothing here is shared with what is tested ---------------------
-
-
+# Periods, by the calendar of the standard library: nothing here is shared with what is tested.
 @lru_cache(10_000)
 def period_of(day: date, period: str) -> tuple[date, ...]:
     """Return the days of the period that holds a date; of N days, those of the one that ends on it."""
     kind, _, start = period.partition(" from ")
-    if is_window(period):
+    if kind[0].isdigit():
         return tuple(day - timedelta(days=n) for n in reversed(range(int(kind.split()[0]))))
+    first = [*map(str.lower, day_name)].index(start or "monday") if kind == "week" else int(start or 1) - 1
 
-    def which(each: date) -> object:
-        if kind == "week":
-            first = [*map(str.lower, day_name)].index(start or "monday")
-            return (each - timedelta(days=first)).isocalendar()[:2]
-        return (each - timedelta(days=int(start or 1) - 1)).timetuple()[:2]
+    def which(each: date) -> tuple[int, ...]:
+        moved = each - timedelta(days=first)
+        return moved.isocalendar()[:2] if kind == "week" else moved.timetuple()[:2]
 
-    near = (day + timedelta(days=n) for n in range(-31, 32))
-    return tuple(each for each in near if which(each) == which(day))
-
-
-def is_window(period: str) -> bool:
-    """Tell whether the period is N days, which end every day."""
-    return period[0].isdigit()
+    return tuple(each for n in range(-31, 32) if which(each := day + timedelta(days=n)) == which(day))
 
 
 def end_of(day: date, period: str) -> date:
@@ -59,9 +50,6 @@ def days_back(day: date, first: int, last: int = 0, period: str = DAY) -> list[d
     """Return the dates from `first` days before the period that ends on `day` to `last` days before that day."""
     oldest, newest = max(period_of(day, period)[0] - timedelta(days=first), OLDEST), day - timedelta(days=last)
     return [oldest + timedelta(days=n) for n in range((newest - oldest).days + 1)]
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 class _Brief:
@@ -87,7 +75,7 @@ class Formula(_Brief):
 
     def before(self, day: date) -> date:
         """Return the date of the own row before the one of `day`; of N days it lies a day back."""
-        return (day if is_window(self.period) else period_of(day, self.period)[0]) - ONE_DAY
+        return (day if self.period[0].isdigit() else period_of(day, self.period)[0]) - ONE_DAY
 
     def cells(self, name: str, day: date) -> list[Cell]:
         """Return the cells that it may read: of a name with longer periods, most of them are never there."""
@@ -110,27 +98,26 @@ class Formula(_Brief):
     def sql(self, name: str) -> str:
         """Return the SQL expression of the number for the period from d.start to d.day."""
 
-        def total(number: str, table: str, day: str, since: str, until: str, where: str = "") -> str:
-            period = f"{day} BETWEEN {since} DAY AND {until} DAY"
-            return f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE {where}{period}), 0)"
+        def total(number: str, table: str, day: str, since: str, until: str) -> str:
+            return f"COALESCE((SELECT SUM({number}) FROM {table} b WHERE {day} BETWEEN {since} DAY AND {until} DAY), 0)"
 
         def rows(other: str, which: str, since: str, until: str) -> str:
             if other[0] == "h":
                 return total("b.n", f"t_{other}", "b.day", since, until)
             number = "CAST(JSON_EXTRACT(b.value_list, '$.n') AS SIGNED)"
-            return total(number, "bi_metrics", "b.metric_date", since, until, f"b.metrics {which} AND ")
+            return total(number, "bi_metrics", f"b.metrics {which} AND b.metric_date", since, until)
 
-        before = f"d.{'day' if is_window(self.period) else 'start'} - INTERVAL 1"
+        before = f"d.{'day' if self.period[0].isdigit() else 'start'} - INTERVAL 1"
         terms = [rows(name, f"= '{name}'", before, before)] if self.own else ["0"]
         for other in self.reads:
             which = f"<> '{name}'" if other == "*" else f"IN ('{other}')"
             number = rows(other, which, f"d.start - INTERVAL {self.first}", f"d.day - INTERVAL {self.last}")
             terms.append(f"{self.factor} * {number}")
-        number, source = " + ".join(terms), "0"
+        source = "0"
         if self.source is not None:
             source = total("b.amount", "events", "b.day", f"d.start - INTERVAL {self.source}", "d.day - INTERVAL 0")
-        of_source = f"{self.factor} * {source}"
-        return f"MOD({number}, {self.modulus}) + {LIMIT} * {of_source}" if self.reads else f"{number} + {of_source}"
+        number, source = " + ".join(terms), f"{self.factor} * {source}"
+        return f"MOD({number}, {self.modulus}) + {LIMIT} * {source}" if self.reads else f"{number} + {source}"
 
 
 @dataclass(frozen=True)
@@ -160,12 +147,12 @@ class Metric(_Brief):
         found |= {*EVERY_METRIC} if "*" in found else set()
         return found - {"*"} | ({self.name} if self.formula.own else set())
 
-    def files(self) -> Iterator[tuple[str, str, Formula, str]]:
-        """Yield folder, file name, formula and text of each file."""
+    def files(self) -> Iterator[tuple[str, Formula, str]]:
+        """Yield path, formula and text of each file."""
         file = f"{int(self.name[1:]) % 10 + 1:02}_{self.name}.sql"
-        yield "incremental/" if self.initial else "", file, self.formula, self._text(self.formula)
+        yield f"sql/{'incremental/' if self.initial else ''}{file}", self.formula, self._text(self.formula)
         if self.initial:
-            yield "initial/", file, self.initial, self._text(self.initial)
+            yield f"sql/initial/{file}", self.initial, self._text(self.initial)
 
     def _text(self, formula: Formula) -> str:
         name, table = self.name, f"t_{self.name}"
@@ -219,9 +206,6 @@ def of(period: str, metric: Metric) -> Metric:
     return replace(metric, formula=replace(metric.formula, period=period), initial=initial)
 
 
-# --- histories --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Lost:
     """A connection that is lost at a COMMIT of a run; without a retry the run ends there, as if it were killed."""
@@ -237,7 +221,7 @@ class History:
 
     metrics: tuple[Metric, ...]
     steps: tuple[tuple[Any, ...], ...]
-    lookback: int = 0
+    lookback: int = 1
     mend_days: int = 92
     on_failure: str = "date"
     readers: int = 0
@@ -264,8 +248,7 @@ class History:
         for n, (name, *arguments) in enumerate(self.steps):
             if len(arguments) > {"night": 0, "dates": 1, "initial": 2}.get(name, 9):
                 yield replace(self, steps=(*self.steps[:n], (name, *arguments[:-1]), *self.steps[n + 1 :]))
-        yield replace(self, lookback=0, mend_days=92, on_failure="date", readers=0)
-        yield replace(self, start=START)
+        yield from (replace(self, **{name: usual}) for name, usual in History((), ()).settings.items())
 
     def __str__(self) -> str:
         steps = [f"world.{name}({', '.join(map(repr, arguments))})" for name, *arguments in self.steps]
@@ -282,14 +265,13 @@ def random_metrics(dice: Random) -> tuple[Metric, ...]:
         before, after = ([x for x in part if x[0] != "w"] for part in (names[:n], names[n + 1 :]))
         works = [metric for metric in made.values() if metric.name[0] == "w"]
         is_early = bool(after) and not is_work and dice.random() < 0.2
-        some = after if is_early else before
-        others = tuple(dice.sample(some, min(len(some), dice.randint(int(is_early), 2))))
+        pool = after if is_early else before
+        others = tuple(dice.sample(pool, min(len(pool), dice.randint(int(is_early), 2))))
         if is_metric and name == names[-1] and dice.random() < 0.3:
             others = ("*",)
         # A helper that looks back at the source for days would not be reopened by late data.
         source = None if others and dice.random() < 0.7 else dice.choice([0, 0, 1, 2]) * (name[0] != "h")
-        first = dice.randint(int(is_early), 3)
-        modulus = dice.choice([LIMIT, LIMIT, 3])
+        first, modulus = dice.randint(int(is_early), 3), dice.choice([LIMIT, LIMIT, 3])
         metric = Metric(name, Formula(source, others, first, int(is_early), modulus=modulus))
         if works and is_metric and dice.random() < 0.5:
             metric = copied(name, works[-1])
@@ -301,8 +283,8 @@ def random_metrics(dice: Random) -> tuple[Metric, ...]:
         if name in closure(reads, name):  # what an early metric reads must not read it
             metric = snapshot(name)
         # Over windows of N days, which overlap, a sum of the row before is none of the source.
-        is_of_a_day = metric.copies or dice.random() < 0.6
-        metric = metric if is_of_a_day else of(dice.choice(PERIODS[: 4 if metric.formula.own else 6]), metric)
+        if not metric.copies and dice.random() >= 0.6:
+            metric = of(dice.choice(PERIODS[: 4 if metric.formula.own else 6]), metric)
         made[name] = replace(
             metric, is_set_based=not (is_work or metric.copies) and dice.random() < 0.5,
             form=dice.choice({"m": ["select", "insert"], "h": ["delete", "upsert"], "w": ["work"]}[name[0]]),
@@ -313,23 +295,20 @@ def random_metrics(dice: Random) -> tuple[Metric, ...]:
 
 def closure(reads: Mapping[str, Collection[str]], name: str) -> set[str]:
     """Return all names that one reads, directly or through others; itself only if it does."""
-    found, new = set[str](), {*reads.get(name, ())}
-    while new:
+    found = {*reads.get(name, ())}
+    while new := {other for each in found for other in reads.get(each, ())} - found:
         found |= new
-        new = {other for each in new for other in reads.get(each, ())} - found
     return found
 
 
 def random_step(dice: Random, names: Sequence[str]) -> tuple[Any, ...]:
     """Return anything that may happen; nights, late data and named dates most often."""
-    often = {"night": 6, "late": 4, "dates": 4, "initial": 2, "fail": 2, "switch": 2, "repair": 1, "purge": 1,
-             "redefine": 1}  # fmt: skip
-    kind = dice.choices(list(often), list(often.values()))[0]
+    kinds = ("night", "late", "dates", "initial", "fail", "switch", "repair", "purge", "redefine")
+    kind = dice.choices(kinds, (6, 4, 4, 2, 2, 2, 1, 1, 1))[0]
     name, back = dice.choice(names), dice.randint(0, 9 if dice.random() < 0.9 else 35)
     only = tuple(dice.choices(names, k=dice.randint(1, 2))) if dice.random() < 0.25 else ()
-    lost = None
-    if dice.random() < 0.15:
-        lost = Lost(dice.randint(0, 3), after=dice.random() < 0.5, is_retried=dice.random() < 0.5)
+    is_lost = dice.random() < 0.15
+    lost = Lost(dice.randint(0, 3), dice.random() < 0.5, dice.random() < 0.5) if is_lost else None
     return kind, *{
         "night": (dice.choice([1, 1, 1, 2, 2, 3, 5, 9, 0]), only, lost), "late": (back,), "purge": (back,),
         "dates": (back, dice.choice([1, 1, 2, 4, 6, 12]), only, lost),
@@ -343,8 +322,7 @@ def random_history(number: int) -> History:
     """Return the history with this number."""
     dice = Random(number)
     metrics = random_metrics(dice)
-    names = [metric.name for metric in metrics]
-    steps = tuple(random_step(dice, names) for _ in range(dice.randint(3, 25)))
+    steps = tuple(random_step(dice, [each.name for each in metrics]) for _ in range(dice.randint(3, 25)))
     return History(
         metrics, steps, lookback=dice.randint(0, 2), mend_days=dice.choice([92, 92, 34, 8, 5]),
         on_failure=dice.choice(["date", "metric"]), readers=dice.choice([0, 1, 3]),

@@ -260,7 +260,7 @@ def test_what_failed_yesterday_is_not_tried_again_tonight(world: World) -> None:
 
 @pytest.mark.parametrize(("lookback", "nights"), [(0, 3), (2, 2)], ids=["due", "lookback"])
 def test_a_date_that_is_repaired_goes_without_what_fails(world: World, lookback: int, nights: int) -> None:
-    world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback)
+    world.begin([snapshot("m0"), snapshot("m1"), derived("m2", "m0")], lookback=lookback)
     world.night()
     world.fail("m0", 0)
     world.night(nights)
@@ -452,7 +452,7 @@ def test_a_week_without_a_running_row_has_none_on_its_last_day(world: World) -> 
     assert world.ran == [(march(8), ["m1"]), (march(9), ["m1"])]
     world.dates(0, 8)
     world.initial(0, 8)
-    assert [day for name, day in world.contents() if name == "m0"] == [march(2)]
+    assert [day for name, day in world.contents if name == "m0"] == [march(2)]
     world.night()
     assert world.state("m0", 1) == "final"
 
@@ -586,7 +586,7 @@ def test_a_metric_added_while_an_old_date_is_due_is_not_backfilled(world: World)
     world.repair()
     world.night()
     assert world.due() == []
-    assert sorted(day for name, day in world.contents() if name == "m1") == [march(13), march(14)]
+    assert sorted(day for name, day in world.contents if name == "m1") == [march(13), march(14)]
     world.mend()
 
 
@@ -611,12 +611,14 @@ def test_the_promises_are_really_looked_at(world: World) -> None:
     world.begin(two)
     world.night()
     world.database.execute("UPDATE bi_metrics SET value_list = '{\"n\": 7}' WHERE metrics = 'm0'")
+    world.look()
     with pytest.raises(Untrue, match="m0 of 2025-03-10 is 7, and from what it read follows 1"):
         world.require_fresh()
     world.begin(two)
     world.night()
     world.database.execute(f"UPDATE bi_metric_state SET state = 'reopened' WHERE metric_date = '{START}'"
                            " AND metric = 'm0'")  # fmt: skip
+    world.look()
     with pytest.raises(Untrue, match="m1 of 2025-03-10 is final over m0 of 2025-03-10, which is due"):
         world.require_settled()
     world.begin(two)
