@@ -387,6 +387,14 @@ def test_both_files_of_a_metric_have_the_same_period_and_utc_windows_are_warned_
     assert "sql/seven.sql:2:46: warning: utc-window: %(day_start_utc)s with an INTERVAL is an hour off" in result.stdout
 
 
+@pytest.mark.parametrize("window", [
+    "DATE_SUB(%(day_start_utc)s, INTERVAL 6 DAY)", "adddate (%(day_end_utc)s, -7)",
+])  # fmt: skip
+def test_a_window_in_utc_that_a_function_makes_is_warned_of(project: Project, window: str) -> None:
+    project.write("seven.sql", f"-- Description: x\nSELECT COUNT(*) AS n FROM events WHERE at >= {window}\n")
+    assert "warning: utc-window: " in project.list("--check", "--offline").stdout
+
+
 # --- rows of another period -------------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,8 @@ IN_STATEMENTS += [
     ("comment-needs-blank", "--Step 1", 1),
     ("comment-needs-blank", "-----------", 1),
     ("comment-needs-blank", "--1. The source", 1),
+    ("comment-needs-blank", "--\N{NO-BREAK SPACE}The source", 1),
+    ("comment-needs-blank", "SET @a = 1;--The source", 12),
     ("between-midnight", "DO (SELECT 1 FROM t WHERE a BETWEEN %(dates)s AND %(metric_date)s + INTERVAL 1 DAY)", 29),
     ("between-midnight", "DELETE FROM h WHERE at between @d AND DATE_ADD(@d, interval 1 day) AND n = 1", 24),
     ("between-midnight", "DO (SELECT 1 FROM t WHERE a BETWEEN %(day_start_utc)s AND %(day_end_utc)s GROUP BY a)", 29),
@@ -286,6 +288,7 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("50%_x.sql", HEADER.replace("x\n", "50%_x\n") + UPSERT.replace("'x'", "'50%%_x'"), []),
     (f"{'n' * 100}.sql", f"-- Description: d\n{QUERY}", []),
     (f"{'n' * 101}.sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
+    ("x .sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
     # the header
     ("x.sql", f"\n{UPSERT}", [("header", 1, 1), ("header", 1, 1)]),
     ("x.sql", QUERY, [("header", 1, 1)]),

@@ -107,10 +107,9 @@ class Reporter:
         for change in verdict.different:
             self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}", True)
         if verdict.moved:
-            self.say(
-                f"{count(len(verdict.moved), 'row')} could not be compared: the source changed meanwhile "
-                f"({', '.join(sorted({name for name, _ in verdict.moved}))}). Run the command again.", True
-            )
+            moved, names = count(len(verdict.moved), "row"), ", ".join(sorted({name for name, _ in verdict.moved}))
+            self.say(f"{moved} could not be compared, as computing them twice gives two values ({names}): if the "
+                     "source changed meanwhile, run the command again.", True)  # fmt: skip
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
 

@@ -65,6 +65,7 @@ _OF_LAST = {
 }  # fmt: skip
 _SEQUENCES = ("nextval", "lastval", "setval")
 _RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
+_MOVES_A_DATE = frozenset({"DATE_ADD", "DATE_SUB", "ADDDATE", "SUBDATE"})
 _CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
@@ -222,6 +223,8 @@ class _Rules:
         name = self.file.name
         if len(name) > LONGEST_NAME:
             yield 0, f"the name has {len(name)} characters, bi_metrics holds {LONGEST_NAME}; shorten it"
+        if name.endswith(" "):
+            yield 0, "the name ends with a blank, and the server compares names without it; rename the file"
         if self.file.kind is Kind.INSERT and not self._literal(name):
             message = f"the string '{_cut(name)}' is nowhere in this file; write it to the column metrics"
             yield _row_maker(self.file), message
@@ -310,7 +313,8 @@ class _Rules:
         """Days before a bound in UTC are an hour off around a change of the clocks."""
         for statement in self.script.statements:
             for i, token in enumerate(statement.code[:-1]):
-                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and statement.words[i + 1] in ("-", "+"):
+                is_moved = statement.words[i + 1] in ("-", "+") or statement.words[max(i - 2, 0)] in _MOVES_A_DATE
+                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_moved:
                     cure = "write -- Period: 7 days and %(period_start_utc)s"
                     yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
 
@@ -485,7 +489,7 @@ class _Rules:
         """Two dashes begin a comment only before a blank; without it, the server reads what follows as SQL."""
         operators = {token.offset for token in self.script.tokens if token.kind == "operator"}
         starts = {statement.tokens[0].offset for statement in self.script.statements}
-        for match in re.finditer(r"(?m)^[^\S\n]*--(?=\S)", self.script.text):
+        for match in re.finditer(r"(?m)(?:^|;)[^\S\n]*--(?![\x00-\x20\x7f]|\Z)", self.script.text):
             at = match.end() - 2
             # Within a statement, --1 may be the number that is taken away from what stands before.
             is_text = at in starts or re.match(r"[^\W\d]|[-=*#]", self.script.text[match.end() :])
