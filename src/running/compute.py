@@ -410,10 +410,9 @@ class Computation:
     def _file_error(self, step: Step, statement: Statement, error: StatementError | QueryError) -> DateError:
         code = error.code if isinstance(error, StatementError) else -1
         message = f"{step.label}: {step.place(statement, str(error))}: {error}"
-        if code not in TRANSIENT:
-            message = f"{message}. {self._catalog.disable_hint(step.file.name)}"
-        return DateError(message, code, step.file.name, step.dates)
+        advice = "" if code in TRANSIENT else self._catalog.disable_hint(step.file.name)
+        return DateError(message, code, step.file.name, step.dates, advice=advice)
 
     def _refusal(self, file: MetricFile, dates: Sequence[date], what: str) -> DateError:
-        message = f"{span(dates)}: {file.path}: {what}. {self._catalog.disable_hint(file.name)}"
-        return DateError(message, -1, file.name, dates)
+        message = f"{span(dates)}: {file.path}: {what}"
+        return DateError(message, -1, file.name, dates, advice=self._catalog.disable_hint(file.name))
