@@ -44,6 +44,7 @@ class CellState:
     definition: str | None = None  # of the SQL that computed it; None: unknown
     is_accepted: bool = False  # its checks may fail
     is_maturing: bool = False  # of a helper: open, and computed when its date had ended
+    warning: str = ""  # a line for each
 
 
 MISSING = CellState("missing")
@@ -212,26 +213,26 @@ class MetricStore:
         where, args = _where("m.metrics", "m.metric_date", {name: with_bases[name] for name in metrics})
         found = self._db.query(
             f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, newest, m.metrics, m.metric_date, m.data_type, "
-            "m.f_list, m.value_list, s.state, s.definition, s.accepted IS NOT NULL "
+            "m.f_list, m.value_list, s.state, s.definition, s.accepted IS NOT NULL, COALESCE(s.warning, '') "
             "FROM (SELECT MAX(metric_date) AS newest FROM bi_metric_state) AS always "
             f"LEFT JOIN bi_metrics AS m ON {where} "
             "LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date",
             args,
         )
         rows, states = {}, {}
-        for name, day, data_type, f_list, value_list, state, definition, is_accepted in (row[3:] for row in found):
+        for name, day, data_type, f_list, value_list, state, definition, accepted, warning in (r[3:] for r in found):
             if name is not None:
-                states[name, day] = CellState(state or "reopened", definition, bool(is_accepted))
+                states[name, day] = CellState(state or "reopened", definition, bool(accepted), warning=warning)
                 if day != bases.get(name):
                     rows[name, day] = StoredRow(data_type, f_list, value_list)
         if helpers:
             where, args = _where("metric", "metric_date", {name: with_bases[name] for name in helpers})
-            for name, day, state, definition, is_accepted, computed in self._db.query(
-                "SELECT metric, metric_date, state, definition, accepted IS NOT NULL, "
+            for name, day, state, definition, accepted, warning, computed in self._db.query(
+                "SELECT metric, metric_date, state, definition, accepted IS NOT NULL, COALESCE(warning, ''), "
                 f"TIMESTAMPDIFF(SECOND, '1970-01-01', computed_at) FROM bi_metric_state WHERE {where}", args,
             ):  # fmt: skip
                 is_maturing = state == "open" and computed is not None and self.has_ended(day, computed)
-                states[name, day] = CellState(state, definition, bool(is_accepted), is_maturing)
+                states[name, day] = CellState(state, definition, bool(accepted), is_maturing, warning)
         moment, holds_lock, newest = found[0][:3]
         return Before(int(moment), bool(holds_lock), newest or date.min, rows, states)
 
