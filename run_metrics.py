@@ -424,12 +424,13 @@ class Run:
             return
         periods = {name: each.period for name, each in catalog.nightly.items()}
         summary.periods = periods
+        start = self.settings.metrics_history_start
         for line in (
-            *repair_lines("missing", summary.missing, periods),
-            *repair_lines("to be computed again", summary.reopened, periods),
-            *repair_lines("reopened, and too old for nights", summary.too_old, periods),
+            *repair_lines("missing", summary.missing, periods, start),
+            *repair_lines("to be computed again", summary.reopened, periods, start),
+            *repair_lines("reopened, and too old for nights", summary.too_old, periods, start),
             *vanished_lines(summary.vanished),
-            *older_sql_lines(summary.older_sql),
+            *older_sql_lines(summary.older_sql, start),
         ):
             log.warning("%s", line)
 

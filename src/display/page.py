@@ -63,7 +63,7 @@ class Page:
 
 def page_of(
     store: MetricStore, overview: Overview, found: Sequence[MetricState], catalog: Catalog, database: str, today: date,
-    days: int,
+    days: int, history_start: date | None,
 ) -> Page:  # fmt: skip
     """Return the page of all metrics in `found` that have a file; its lines end today and have `days` dates."""
     metrics: dict[str, MetricPage] = {}
@@ -85,10 +85,11 @@ def page_of(
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)
-    words, is_well = in_words(found, today)
+    words, is_well = in_words(found, today, by_title=True)
     return Page(
         database=database, moment=store.clock(), today=today, days=days, state=words,
-        commands=repair_commands(found, found, SHOWN_REPAIRS), is_well=is_well, metrics=list(metrics.values()),
+        commands=repair_commands(found, found, history_start, SHOWN_REPAIRS), is_well=is_well,
+        metrics=list(metrics.values()),
         others=[state for state in found if state.name not in metrics and state.problems(today, None)],
     )  # fmt: skip
 
