@@ -336,7 +336,11 @@ class Listing:
         except DatabaseError as error:
             hint = "; to check without it: --check --offline" if self.arguments.check else ""
             raise DatabaseError(error.code, f"{error}{hint}") from None
-        self._store(database).require_schema()
+        try:
+            self._store(database).require_schema()
+        except MetricsError:
+            database.close()
+            raise
         return database
 
 

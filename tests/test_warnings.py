@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
@@ -475,9 +476,16 @@ def test_the_status_tells_what_is_accepted(odd: Project) -> None:
     yesterday = str(today() - timedelta(days=1))
     assert odd.run("yesterday", "--accept", "m").returncode == 0
     assert f"    accepted {yesterday}: found 1 (sql/m.sql:2: SELECT 1)\n" in odd.list("--status").stdout
+    for back in (7, 8, 100):  # seven dates before today are told, a page tells the same, and JSON tells all
+        assert odd.run(str(today() - timedelta(days=back)), "--accept", "m").returncode == 0
+    told_of = [str(today() - timedelta(days=back)) for back in (1, 7, 8, 100)]
+    assert re.findall("    accepted (.*?): ", odd.list("--status").stdout) == told_of[:2]
+    page = odd.folder / "page.html"
+    assert odd.list("--html", str(page)).returncode == 0
+    assert [day for day in told_of if f"accepted {day}: " in re.sub("<.*?>", "", page.read_text())] == told_of[:2]
     [state] = json.loads(odd.list("--status", "--json").stdout)["metrics"]
     assert [(each["metric_date"], each["text"]) for each in state["accepted"]] == [
-        (yesterday, "found 1 (sql/m.sql:2: SELECT 1)")
+        (day, "found 1 (sql/m.sql:2: SELECT 1)") for day in told_of
     ]
 
 
