@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,70 @@ def test_a_column_is_a_number_unless_the_newest_rows_hold_a_text_and_what_does_n
     assert said(project) == ["replaced v_m (metric_date, n, t, is_final)"]
     assert [row["n"] for row in rows(project, "v_m")] == [None, None, Decimal("0.5"), 2, -1000]
     project.database.execute("SET sql_mode = 'TRADITIONAL'; CREATE TABLE copied AS SELECT * FROM v_m")
+
+
+def types_of(project: Project, view: str) -> dict[str, str]:
+    return dict(project.database.rows(
+        "SELECT column_name, column_type FROM information_schema.columns "
+        f"WHERE table_schema = DATABASE() AND table_name = '{view}'"
+    ))  # fmt: skip
+
+
+def test_a_number_that_every_row_of_a_select_has_without_a_point_is_shown_as_an_integer(project: Project) -> None:
+    project.database.execute("CREATE TABLE sold (day DATE, n INT, price DECIMAL(10,2), share DOUBLE)")
+    project.database.execute(f"INSERT INTO sold VALUES ('{DAY}', 3, 12, 5), ('2025-01-16', 4, 7.50, 0.25)")
+    columns = "COUNT(*) AS n, SUM(n) AS total, SUM(price) AS paid, MAX(share) AS share, 99999999999999999999 AS big"
+    project.write("m.sql", f"-- Description: x\nSELECT {columns} FROM sold WHERE day = %(metric_date)s")
+    assert project.run(DAY).returncode == 0
+    assert said(project) == ["created v_m (metric_date, n, total, paid, share, big, is_final)"]
+    kinds = types_of(project, "v_m")
+    assert [kinds[name] for name in ("n", "total", "big")] == ["decimal(65,0)"] * 3
+    assert [kinds[name] for name in ("paid", "share")] == ["decimal(65,20)"] * 2
+    assert project.run("2025-01-16").returncode == 0
+    assert said(project) == ["nothing had to change"]
+    shown = [[str(row[name]) for name in ("n", "total", "big")] for row in rows(project, "v_m")]
+    assert shown == [["1", "3", "99999999999999999999"], ["1", "4", "99999999999999999999"]]
+    assert [row["share"] for row in rows(project, "v_m")] == [5, Decimal("0.25")]
+
+
+def test_a_field_with_one_older_row_with_a_point_and_what_a_person_wrote_keep_their_decimals(project: Project) -> None:
+    store(project, "m", '{"n": 1.5}', day="2025-01-01")
+    for number in range(40):
+        store(project, "m", f'{{"n": {number}}}', day=str(LAST_DAY - timedelta(days=number)))
+    store(project, "json", '{"n": 1}')
+    store(project, "empty", '{"n": 0}')
+    for name, header in (("m", ""), ("empty", '-- Empty: {"n": 0}\n')):
+        project.write(f"{name}.sql", f"-- Description: x\n{header}SELECT 1.5 AS n, %(metric_date)s AS d")
+    said(project)
+    assert {types_of(project, f"v_{name}")["n"] for name in ("m", "json", "empty")} == {"decimal(65,20)"}
+    assert rows(project, "v_m")[0]["n"] == Decimal("1.5")
+    store(project, "empty", '{"n": 7}', day="2025-01-16")
+    project.write("empty.sql", '-- Description: x\n-- Empty: {"n": 0}\nSELECT 7 AS n, %(metric_date)s AS d')
+    said(project)
+    assert [str(row["n"]) for row in rows(project, "v_empty")] == ["0", "7"]
+
+
+def test_a_number_with_decimals_in_a_column_of_integers_is_never_rounded(project: Project) -> None:
+    store(project, "m", '{"n": 7}')
+    project.write("m.sql", "-- Description: x\nSELECT 7 AS n, %(metric_date)s AS d")
+    said(project)
+    store(project, "m", '{"n": 7.5}', day="2025-01-16")
+    project.write("m.sql", "-- Description: x\nSELECT 7.5 AS n, %(metric_date)s AS d")
+    assert [row["n"] for row in rows(project, "v_m")] == [7, None]
+    assert said(project) == ["replaced v_m (metric_date, n, is_final)"]
+    assert [row["n"] for row in rows(project, "v_m")] == [7, Decimal("7.5")]
+
+
+def test_a_field_that_the_server_does_not_find_is_told(project: Project) -> None:
+    store(project, "m", '{"-x": 5, "y": 6}', fields='["-x", "y"]')
+    done = said(project)
+    if len(done) == 1:
+        assert (done, rows(project, "v_m")[0]["-x"]) == (["created v_m (metric_date, -x, y, is_final)"], 5)
+        return
+    lacks = "without the field -x in v_m: this server finds no field whose name begins with -; rename it"
+    assert done == ["created v_m (metric_date, y, is_final)", lacks]
+    assert said(project) == [lacks]
+    assert [[*row] for row in rows(project, "v_m")] == [["metric_date", "y", "is_final"]]
 
 
 def test_a_view_is_renewed_when_its_columns_change_and_only_then(project: Project) -> None:
