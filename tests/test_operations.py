@@ -535,7 +535,7 @@ PROBLEMS: dict[str, tuple[Callable[[Project], object], str]] = {
     "a missing date": (lambda p: forget(p, DAYS[3], "paid"), f"missing: {DAYS[3]}"),
     "a row of an unfinished day": (lambda p: reopen(p, DAYS[3], "paid"), f"to be computed again: {DAYS[3]}"),
     "an old row": (lambda p: forget(p, DAYS[1], "paid"), f"newest final row {DAYS[2]}, more than 1 day old"),
-    "a failed run": (fail_a_run, f"the last try of {DAYS[1]} failed: {DAYS[1]}: sql/01_paid.sql:5:"),
+    "a failed run": (fail_a_run, f"the last try of {DAYS[1]} failed: sql/01_paid.sql:5:"),
     "a faulty file": (break_a_file, "file error: sql/01_paid.sql:6:"),
     "a date ahead of the clock": (a_row_of_the_future, f"newest final row {DAYS[2]}, more than 1 day old"),
 }  # fmt: skip

@@ -65,7 +65,7 @@ def page_of(*metrics: MetricPage, **more: Any) -> Page:
 REVENUE = {back: f'{{"revenue": {1345187 - 2113 * back}.{back:02}}}' for back in range(100) if back not in (12, 13)}
 ACTIVITY = {back: json.dumps({"daily": 2000 + 37 * (back % 7), "ratio": 0.1 + back / 7}) for back in range(100)}
 HOURS = {back: json.dumps([{"hour": h, "plays": 900 + h * 71 - back} for h in range(24)]) for back in range(3)}
-UNUSUAL = "daily is 12, 24 % of the usual 50 (median of 8 Mondays); -- Usual allows 50 % to 200 %"
+UNUSUAL = "daily is 12, 24 % of the usual 50 (median of 8 Mondays); allowed: 50 % to 200 %"
 WARNINGS = [(1, UNUSUAL), (1, "gone is no number of the row, and -- Usual names it"), (30, UNUSUAL)]
 WARNED = (20, "half of last week: value_list = {} (sql/total_revenue.sql:2: SELECT value_list FROM bi_metrics)")
 TITLES = [f"Game {number}" for number in range(40)]
@@ -442,6 +442,44 @@ def test_a_long_problem_takes_two_lines_until_it_is_unfolded_and_leaves_the_char
     assert height
     assert folded["height"] < 60 < unfolded["height"]
     assert 100 < height["height"] < 300
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_line_ends_within_a_date(show: Open, width: int) -> None:
+    """A date as people search for it, wherever it stands: one box per text of it, not two."""
+    long = f"found {' and '.join(str(day(back)) for back in range(30))}"
+    page = page_of(
+        metric("a", "card", REVENUE, warnings=[Remark("a", day(1), long)], error=long,
+               corrections=[Correction("a", day(3), f'{{"revenue": "{day(9)}"}}', f'{{"revenue": "{day(8)}"}}')]),
+        metric("month", "card", REVENUE, header=["Period: month"]), metric("c", "card", {1: f'{{"since": "{long}"}}'}),
+        metric("s", "ranking", {1: json.dumps([{"hour": f"{day(1)} 0{n}:00", "text": long} for n in range(3)])}),
+        state=f"All final to {day(1)}", commands=(f"python run_metrics.py {day(5)} {day(4)} --metric a",),
+    )  # fmt: skip
+    tab = show(page, width)
+    unfold(tab)
+    broken = tab.evaluate("""() => {
+      const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range();
+      let dates = 0;
+      for (let node; (node = walker.nextNode());) {
+        if (node.parentElement.closest("script, pre, .vh")) continue;
+        for (const match of node.data.matchAll(/\\d{4}-\\d\\d-\\d\\d/g)) {
+          range.setStart(node, match.index); range.setEnd(node, match.index + 10); dates++;
+          if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) found.push(match[0]);
+        }
+      }
+      return [dates > 80, found];
+    }""")
+    assert broken == [True, []]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_paper_a_long_problem_is_whole(show: Open) -> None:
+    tab = show(page_of(metric("a", "card", REVENUE, warnings=[Remark("a", day(1), "found " + "more, " * 60)])), 390)
+    problem = tab.locator(".problems summary")
+    is_cut = "summary => summary.scrollHeight > summary.clientHeight + 1"
+    assert problem.evaluate(is_cut)
+    tab.emulate_media(media="print")
+    assert not problem.evaluate(is_cut)
 
 
 def test_filter_leaves_the_metrics_that_hold_every_word_and_a_link_brings_back_the_others(show: Open) -> None:

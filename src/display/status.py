@@ -55,7 +55,8 @@ class MetricState:
             if recent := [day for day in days if day >= self.mended_since]:
                 found.append(f"{what}: {self._some(recent)}")
         if cells.failure:
-            found.append(f"the last try of {self._label(cells.failure.metric_date)} failed: {cells.failure.error}")
+            day, error = cells.failure.metric_date, cells.failure.error
+            found.append(f"the last try of {self._label(day)} failed: {error.removeprefix(f'{day}: ')}")
         return found
 
     def _is_old(self, today: date, max_age: int) -> bool:
