@@ -34,8 +34,12 @@ NUMBER = """CASE
              AND ABS(JSON_UNQUOTE({0}) + 0e0) < 1e45
             THEN CAST(JSON_UNQUOTE({0}) AS DECIMAL(65,20))
     END"""
-# A value with decimals would be rounded: it is NULL, too, until the view is written again.
-WHOLE = "CASE WHEN {0} REGEXP '^-?[0-9]{{1,65}}$' THEN CAST(JSON_UNQUOTE({0}) AS DECIMAL(65,0)) END"
+# A value with more decimals would be rounded: it is NULL, too, until the view is written again.
+FIXED = (
+    "CASE WHEN {{0}} REGEXP '^-?[0-9]{{{{1,{digits}}}}}([.][0-9]{{{{0,{places}}}}}0*)?$' "
+    "THEN CAST(JSON_UNQUOTE({{0}}) AS DECIMAL(65,{places})) END"
+)
+MOST_PLACES = 20  # of NUMBER
 TEXT = "CASE WHEN JSON_TYPE({0}) <> 'NULL' THEN JSON_UNQUOTE({0}) END"
 
 
@@ -113,7 +117,9 @@ class _Views:
         said = [f"without the field {field} in {view}: this server finds no field whose name begins with -; rename it"
                 for field in not_found]  # fmt: skip
         if all(file.kind is Kind.SELECT for file in files):
-            fields |= {field: WHOLE for field in self._whole(name, files) if fields.get(field) == NUMBER}
+            known = self._places(name, files)
+            fields |= {field: FIXED.format(digits=65 - places, places=places)
+                       for field, places in known.items() if fields.get(field) == NUMBER}  # fmt: skip
         query = _query(name, rows[0][0], {field: sql for field, sql in fields.items() if field not in not_found})
         alias = f"{_mark(view)} {query.digest}`"
         if alias in self._stored.get(view, ""):
@@ -129,21 +135,27 @@ class _Views:
             return [f"without {view}: {error}"]
         return [f"{'replaced' if view in self._stored else 'created'} {view} ({', '.join(query.columns)})", *said]
 
-    def _whole(self, name: str, files: Sequence[MetricFile]) -> list[str]:
-        """Return the fields that hold whole numbers in every row of a SELECT metric.
+    def _places(self, name: str, files: Sequence[MetricFile]) -> dict[str, int]:
+        """Return how many decimals the column of a field has, for those fields of a SELECT metric that tell it.
 
-        A number is stored as the server gave it, so that of a DECIMAL or DOUBLE column has a point: 12.00. The value of
+        A number is stored as the server gave it. That of an INT column has no point; that of a DECIMAL column has
+        always as many decimals, also 12.50; and that of a DOUBLE ends with no 0, but for 12.0. The value of
         `-- Empty:`, which a person wrote, tells nothing of the column.
         """
         given = [parse_value(file.empty_value) for file in files if file.empty_value]
-        whole: dict[str, bool] = {}
+        found: dict[str, set[int]] = {}
+        ends_with_0: set[str] = set()
         with self._db.select("SELECT value_list FROM bi_metrics WHERE metrics = %s", (name,)) as (_, rows):
             for (value_list,) in rows:
                 for item in _objects(value_list) if parse_value(value_list) not in given else ():
                     for field, value in item.items():
                         if isinstance(value, Decimal):
-                            whole[field] = whole.get(field, True) and value.as_tuple().exponent == 0
-        return [field for field, is_whole in whole.items() if is_whole]
+                            found.setdefault(field, set()).add(-int(value.as_tuple().exponent))
+                            if value.as_tuple().digits[-1] == 0:
+                                ends_with_0.add(field)
+        one = {field: next(iter(places)) for field, places in found.items() if len(places) == 1}
+        return {field: places for field, places in one.items()
+                if places == 0 or (1 < places <= MOST_PLACES and field in ends_with_0)}  # fmt: skip
 
     def _not_found(self, fields: Iterable[str]) -> list[str]:
         """Return the fields that this server's JSON functions do not find: on MariaDB, those that begin with a dash."""
