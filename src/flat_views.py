@@ -17,7 +17,6 @@ from config.database import ROOT, load_settings
 from src.db_manager import DatabaseManager
 from src.display.values import parse_value
 from src.errors import MetricsError, StatementError, UsageError
-from src.metric_file.file import Kind, MetricFile
 from src.metric_file.text import quoted
 from src.server.codes import TRANSIENT
 from src.sql_loader import load_catalog
@@ -34,12 +33,6 @@ NUMBER = """CASE
              AND ABS(JSON_UNQUOTE({0}) + 0e0) < 1e45
             THEN CAST(JSON_UNQUOTE({0}) AS DECIMAL(65,20))
     END"""
-# A value with more decimals would be rounded: it is NULL, too, until the view is written again.
-FIXED = (
-    "CASE WHEN {{0}} REGEXP '^-?[0-9]{{{{1,{digits}}}}}([.][0-9]{{{{0,{places}}}}}0*)?$' "
-    "THEN CAST(JSON_UNQUOTE({{0}}) AS DECIMAL(65,{places})) END"
-)
-MOST_PLACES = 20  # of NUMBER
 TEXT = "CASE WHEN JSON_TYPE({0}) <> 'NULL' THEN JSON_UNQUOTE({0}) END"
 
 
@@ -56,7 +49,7 @@ def write_views(root: Path = ROOT) -> list[str]:
     with closing(DatabaseManager(settings)) as database:
         database.connect()
         MetricStore(database, None, 0).require_schema()
-        done = _Views(database).write({name: catalog.by_name[name] for name in names})
+        done = _Views(database).write(names)
     return [*done, f"the views of {count(len(names), 'metric')} are in {settings.where}"]
 
 
@@ -74,14 +67,14 @@ class _Views:
             "WHERE t.table_schema = DATABASE() AND t.table_name LIKE 'v\\_%' ORDER BY t.table_name"
         ))  # fmt: skip
 
-    def write(self, files: Mapping[str, Sequence[MetricFile]]) -> list[str]:
+    def write(self, names: Sequence[str]) -> list[str]:
         """Let there be a view for each of these metrics that has a row, and for no other; return what was done."""
         done: list[str] = []
         wanted: dict[str, str] = {}  # the name of each view -> its metric
-        for name in files:
+        for name in names:
             view = f"v_{name}".lower() if self._ignores_case else f"v_{name}"
             problem = self._problem(view, wanted)
-            done += [f"without {view}: {problem}"] if problem else self._write_one(name, view, files[name])
+            done += [f"without {view}: {problem}"] if problem else self._write_one(name, view)
             wanted.setdefault(view, name)
         for view, definition in self._stored.items():
             if view not in wanted and _mark(view) in definition:
@@ -104,7 +97,7 @@ class _Views:
             return "there is a view of this name that ./setup.sh --views has not made"
         return ""
 
-    def _write_one(self, name: str, view: str, files: Sequence[MetricFile]) -> list[str]:
+    def _write_one(self, name: str, view: str) -> list[str]:
         """Write the view of a metric unless it is there, and return what was done, and what could not be."""
         rows = self._db.query(
             "SELECT data_type, f_list, value_list FROM bi_metrics WHERE metrics = %s "
@@ -116,10 +109,6 @@ class _Views:
         not_found = self._not_found(fields)
         said = [f"without the field {field} in {view}: this server finds no field whose name begins with -; rename it"
                 for field in not_found]  # fmt: skip
-        if all(file.kind is Kind.SELECT for file in files):
-            known = self._places(name, files)
-            fields |= {field: FIXED.format(digits=65 - places, places=places)
-                       for field, places in known.items() if fields.get(field) == NUMBER}  # fmt: skip
         query = _query(name, rows[0][0], {field: sql for field, sql in fields.items() if field not in not_found})
         alias = f"{_mark(view)} {query.digest}`"
         if alias in self._stored.get(view, ""):
@@ -134,28 +123,6 @@ class _Views:
                 raise
             return [f"without {view}: {error}"]
         return [f"{'replaced' if view in self._stored else 'created'} {view} ({', '.join(query.columns)})", *said]
-
-    def _places(self, name: str, files: Sequence[MetricFile]) -> dict[str, int]:
-        """Return how many decimals the column of a field has, for those fields of a SELECT metric that tell it.
-
-        A number is stored as the server gave it. That of an INT column has no point; that of a DECIMAL column has
-        always as many decimals, also 12.50; and that of a DOUBLE ends with no 0, but for 12.0. The value of
-        `-- Empty:`, which a person wrote, tells nothing of the column.
-        """
-        given = [parse_value(file.empty_value) for file in files if file.empty_value]
-        found: dict[str, set[int]] = {}
-        ends_with_0: set[str] = set()
-        with self._db.select("SELECT value_list FROM bi_metrics WHERE metrics = %s", (name,)) as (_, rows):
-            for (value_list,) in rows:
-                for item in _objects(value_list) if parse_value(value_list) not in given else ():
-                    for field, value in item.items():
-                        if isinstance(value, Decimal):
-                            found.setdefault(field, set()).add(-int(value.as_tuple().exponent))
-                            if value.as_tuple().digits[-1] == 0:
-                                ends_with_0.add(field)
-        one = {field: next(iter(places)) for field, places in found.items() if len(places) == 1}
-        return {field: places for field, places in one.items()
-                if places == 0 or (1 < places <= MOST_PLACES and field in ends_with_0)}  # fmt: skip
 
     def _not_found(self, fields: Iterable[str]) -> list[str]:
         """Return the fields that this server's JSON functions do not find: on MariaDB, those that begin with a dash."""

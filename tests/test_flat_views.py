@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -131,68 +131,6 @@ def test_a_column_is_a_number_unless_the_newest_rows_hold_a_text_and_what_does_n
     assert said(project) == ["replaced v_m (metric_date, n, t, is_final)"]
     assert [row["n"] for row in rows(project, "v_m")] == [None, None, Decimal("0.5"), 2, -1000]
     project.database.execute("SET sql_mode = 'TRADITIONAL'; CREATE TABLE copied AS SELECT * FROM v_m")
-
-
-def types_of(project: Project, view: str) -> dict[str, str]:
-    return dict(project.database.rows(
-        "SELECT column_name, column_type FROM information_schema.columns "
-        f"WHERE table_schema = DATABASE() AND table_name = '{view}'"
-    ))  # fmt: skip
-
-
-def test_a_field_of_a_select_has_the_decimals_of_its_column_and_a_double_has_20(project: Project) -> None:
-    project.database.execute("CREATE TABLE sold (day DATE, n INT, price DECIMAL(10,2), share DOUBLE, half DOUBLE)")
-    project.database.execute(f"INSERT INTO sold VALUES ('{DAY}', 3, 12, 5, 0.25), ('2025-01-16', 4, 7.55, 6, 0.75), "
-                             "('2025-01-17', 4, 7.5, 0.125, 0.5)")  # fmt: skip
-    columns = ("COUNT(*) AS n, SUM(n) AS total, SUM(price) AS paid, MAX(share) AS share, MAX(half) AS half, "
-               "99999999999999999999 AS big")  # fmt: skip
-    project.write("m.sql", f"-- Description: x\nSELECT {columns} FROM sold WHERE day = %(metric_date)s")
-    assert project.run(DAY, "2025-01-16").returncode == 0
-    assert said(project) == ["created v_m (metric_date, n, total, paid, share, half, big, is_final)"]
-    kinds = types_of(project, "v_m")
-    assert [kinds[name] for name in ("n", "total", "big")] == ["decimal(65,0)"] * 3
-    assert [kinds[name] for name in ("paid", "share", "half")] == ["decimal(65,2)", *["decimal(65,20)"] * 2]
-    assert project.run("2025-01-17").returncode == 0
-    assert said(project) == ["nothing had to change"]
-    shown = [[str(row[name]) for name in ("n", "total", "paid", "big")] for row in rows(project, "v_m")]
-    assert shown == [["1", total, paid, "9" * 20] for total, paid in (("3", "12.00"), ("4", "7.55"), ("4", "7.50"))]
-    assert [row["share"] for row in rows(project, "v_m")] == [5, 6, Decimal("0.125")]
-    assert [row["half"] for row in rows(project, "v_m")] == [Decimal("0.25"), Decimal("0.75"), Decimal("0.5")]
-
-
-def test_a_field_whose_column_no_row_tells_keeps_20_decimals(project: Project) -> None:
-    store(project, "older", '{"n": 1.5}', day="2025-01-01")
-    for number in range(40):
-        store(project, "older", f'{{"n": {number}}}', day=str(LAST_DAY - timedelta(days=number)))
-    for number in range(3):  # 1.25, 2.25: perhaps a DOUBLE
-        store(project, "double", f'{{"n": {number}.25}}', day=f"2025-01-0{number + 1}")
-    store(project, "json", '{"n": 1}')  # an INSERT
-    store(project, "empty", '{"n": 0}')
-    for name in ("older", "double", "empty"):
-        header = '-- Empty: {"n": 0}\n' if name == "empty" else ""
-        project.write(f"{name}.sql", f"-- Description: x\n{header}SELECT 1.5 AS n, %(metric_date)s AS d")
-    said(project)
-    assert {types_of(project, f"v_{name}")["n"] for name in ("older", "double", "json", "empty")} == {"decimal(65,20)"}
-    assert rows(project, "v_older")[0]["n"] == Decimal("1.5")
-    store(project, "empty", "null", day="2025-01-16")
-    project.write("empty.sql", '-- Description: x\n-- Empty: {"n": 0}\nSELECT 7 AS n, %(metric_date)s AS d')
-    for value, shown in (("7", ["0", "7"]), ("CAST(7.50 AS DECIMAL(10,2))", ["0.00", "7.50"])):
-        project.database.execute(f"UPDATE bi_metrics SET value_list = JSON_OBJECT('n', {value}) "
-                                 "WHERE metrics = 'empty' AND metric_date = '2025-01-16'")  # fmt: skip
-        said(project)
-        assert [str(row["n"]) for row in rows(project, "v_empty")] == shown
-
-
-def test_a_number_with_more_decimals_than_its_column_is_never_rounded(project: Project) -> None:
-    store(project, "m", '{"n": 7}')
-    project.write("m.sql", "-- Description: x\nSELECT 7 AS n, %(metric_date)s AS d")
-    said(project)
-    store(project, "m", '{"n": 7.0}', day="2025-01-14")  # what needs no more fits
-    store(project, "m", '{"n": 7.5}', day="2025-01-16")
-    project.write("m.sql", "-- Description: x\nSELECT 7.5 AS n, %(metric_date)s AS d")
-    assert [row["n"] for row in rows(project, "v_m")] == [7, 7, None]
-    assert said(project) == ["replaced v_m (metric_date, n, is_final)"]
-    assert [row["n"] for row in rows(project, "v_m")] == [7, 7, Decimal("7.5")]
 
 
 def test_a_field_that_the_server_does_not_find_is_told(project: Project) -> None:

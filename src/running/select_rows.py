@@ -123,9 +123,6 @@ def _expression(value: Any, args: list[Any]) -> str:
     if isinstance(value, Decimal):
         args.append(str(value))
         return f"CAST(%s AS DECIMAL(65,{max(0, -int(value.as_tuple().exponent))}))"
-    if isinstance(value, float):  # MariaDB would store 5e0 as 5, beside rows without a DECIMAL, which hold 5.0
-        args.append(json.dumps(value))
-        return "JSON_EXTRACT(%s, '$')"
     args.append(value)
     return "%s"
 
