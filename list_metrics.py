@@ -204,7 +204,7 @@ class Listing:
             is_running = database.run_lock.is_taken()
         bad = [state for state in found if state.problems(self.today, max_age)]
         shown = found if max_age is None else bad
-        repairs = repair_commands(shown, found, None)
+        repairs = repair_commands(shown, found, self.settings.metrics_history_start, None)
         if self.arguments.json:
             metrics = [self._as_dict(state) for state in shown]
             write_text(as_json({"run_in_progress": is_running, "metrics": metrics, "repairs": repairs}))
@@ -255,8 +255,9 @@ class Listing:
             found = self._chosen(self._states(database))
             overview, name = Overview(database, self.today), self.settings.db_name
             page = page_of(
-                self._store(database), overview, found, self.catalog, name, self.today, self.arguments.days
-            )
+                self._store(database), overview, found, self.catalog, name, self.today, self.arguments.days,
+                self.settings.metrics_history_start,
+            )  # fmt: skip
         try:
             write(page, Path(file))
         except OSError as error:
@@ -335,7 +336,11 @@ class Listing:
         except DatabaseError as error:
             hint = "; to check without it: --check --offline" if self.arguments.check else ""
             raise DatabaseError(error.code, f"{error}{hint}") from None
-        self._store(database).require_schema()
+        try:
+            self._store(database).require_schema()
+        except MetricsError:
+            database.close()
+            raise
         return database
 
 

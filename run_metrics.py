@@ -220,7 +220,7 @@ class Run:
 
     def _run_batch(self, batch: Batch) -> BatchResult:
         """Run a batch and tell how it ended."""
-        result = self.runner.run(batch)
+        result = self._without_repeated(self.runner.run(batch))
         for error in (*result.left_out, *([result.error] if result.error else ())):
             # A broken file fails 33 dates with the same words: print them once.
             (log if self.summary.is_new(error) else log.getChild("sql")).error("%s", error)
@@ -231,6 +231,12 @@ class Run:
         self.reporter.result(result, is_mended and any(change.kind != "unchanged" for change in result.changes))
         self._tell_accepted(result)
         return result
+
+    def _without_repeated(self, result: BatchResult) -> BatchResult:
+        """Return the result of a night without the warnings that an earlier run has told; who names a date gets all."""
+        if not self.arguments.is_night:
+            return result
+        return replace(result, warnings=tuple(each for each in result.warnings if each not in result.repeated))
 
     def _tell_warnings(self, result: BatchResult) -> None:
         """Tell each warning once: a night may compute a date more than once."""
@@ -345,7 +351,7 @@ class Run:
                 self._named_dates(dates, run)
 
         results = self.runner.dry_run(work)
-        for result in results:
+        for result in map(self._without_repeated, results):
             self._tell_warnings(result)
             self._tell_accepted(result)
         changes = [change for result in results for change in result.changes]
@@ -417,12 +423,13 @@ class Run:
             return
         periods = {name: each.period for name, each in catalog.nightly.items()}
         summary.periods = periods
+        start = self.settings.metrics_history_start
         for line in (
-            *repair_lines("missing", summary.missing, periods),
-            *repair_lines("to be computed again", summary.reopened, periods),
-            *repair_lines("reopened, and too old for nights", summary.too_old, periods),
+            *repair_lines("missing", summary.missing, periods, start),
+            *repair_lines("to be computed again", summary.reopened, periods, start),
+            *repair_lines("reopened, and too old for nights", summary.too_old, periods, start),
             *vanished_lines(summary.vanished),
-            *older_sql_lines(summary.older_sql),
+            *older_sql_lines(summary.older_sql, start),
         ):
             log.warning("%s", line)
 

@@ -50,13 +50,15 @@ class DateError(MetricsError):
 
     `code` is MySQL's error number if the server gave one, else -1. `name` is the metric or helper at fault, and `dates`
     those that its file was run for; both are empty if no file is at fault. `partly_stored`: a statement ended the
-    transaction, or the reply to COMMIT was lost.
+    transaction, or the reply to COMMIT was lost. `fact` is the message without its `advice`, which is for a run alone.
     """
 
     def __init__(
-        self, message: str, code: int = -1, name: str = "", dates: Sequence[date] = (), partly_stored: bool = False
-    ) -> None:
-        super().__init__(printable(message))  # the rows of a check may hold anything
+        self, fact: str, code: int = -1, name: str = "", dates: Sequence[date] = (), partly_stored: bool = False,
+        advice: str = "",
+    ) -> None:  # fmt: skip
+        self.fact = printable(fact)  # the rows of a check may hold anything
+        super().__init__(f"{self.fact}. {printable(advice)}" if advice else self.fact)
         self.code = code
         self.name = name
         self.dates = dates

@@ -74,8 +74,7 @@ class _Views:
         for name in names:
             view = f"v_{name}".lower() if self._ignores_case else f"v_{name}"
             problem = self._problem(view, wanted)
-            if line := f"without {view}: {problem}" if problem else self._write_one(name, view):
-                done.append(line)
+            done += [f"without {view}: {problem}"] if problem else self._write_one(name, view)
             wanted.setdefault(view, name)
         for view, definition in self._stored.items():
             if view not in wanted and _mark(view) in definition:
@@ -98,18 +97,22 @@ class _Views:
             return "there is a view of this name that ./setup.sh --views has not made"
         return ""
 
-    def _write_one(self, name: str, view: str) -> str:
-        """Write the view of a metric unless it is there, and return a line that says so, or why it could not be."""
+    def _write_one(self, name: str, view: str) -> list[str]:
+        """Write the view of a metric unless it is there, and return what was done, and what could not be."""
         rows = self._db.query(
             "SELECT data_type, f_list, value_list FROM bi_metrics WHERE metrics = %s "
             f"ORDER BY metric_date DESC LIMIT {ROWS_LOOKED_AT}", (name,),
         )  # fmt: skip
         if not rows:
-            return f"without {view}: {name} has no row yet"
-        query = _query(name, rows[0][0], fields_of([row[1:] for row in rows]))
+            return [f"without {view}: {name} has no row yet"]
+        fields = fields_of([row[1:] for row in rows])
+        not_found = self._not_found(fields)
+        said = [f"without the field {field} in {view}: this server finds no field whose name begins with -; rename it"
+                for field in not_found]  # fmt: skip
+        query = _query(name, rows[0][0], {field: sql for field, sql in fields.items() if field not in not_found})
         alias = f"{_mark(view)} {query.digest}`"
         if alias in self._stored.get(view, ""):
-            return ""  # a needless CREATE OR REPLACE would wait for the queries of dashboards, and new ones for it
+            return said  # a needless CREATE OR REPLACE would wait for the queries of dashboards, and new ones for it
         try:
             self._db.execute(
                 f"CREATE OR REPLACE SQL SECURITY INVOKER VIEW {_escaped(quoted(view))} AS {query.sql} AS "
@@ -118,8 +121,14 @@ class _Views:
         except StatementError as error:
             if error.code in TRANSIENT:
                 raise
-            return f"without {view}: {error}"
-        return f"{'replaced' if view in self._stored else 'created'} {view} ({', '.join(query.columns)})"
+            return [f"without {view}: {error}"]
+        return [f"{'replaced' if view in self._stored else 'created'} {view} ({', '.join(query.columns)})", *said]
+
+    def _not_found(self, fields: Iterable[str]) -> list[str]:
+        """Return the fields that this server's JSON functions do not find: on MariaDB, those that begin with a dash."""
+        dashed = [field for field in fields if field.startswith("-")]
+        found = self._db.query("SELECT JSON_EXTRACT('{\"-\": 1}', '$.\"-\"')") if dashed else ()
+        return dashed if found == ((None,),) else []
 
 
 @dataclass(frozen=True)
@@ -135,8 +144,8 @@ class _Query:
         return sha256("\0".join([self.sql, *self.args]).encode()).hexdigest()[:16]
 
 
-def fields_of(rows: Sequence[tuple[str, str]]) -> dict[str, bool]:
-    """Return the fields of the newest row that has some, and whether each is a number in all of these rows.
+def fields_of(rows: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the fields of the newest row that has some, each with NUMBER, or TEXT if it is one in some of these rows.
 
     `rows` are f_list and value_list, newest first. A field without any value is a number.
     """
@@ -149,7 +158,7 @@ def fields_of(rows: Sequence[tuple[str, str]]) -> dict[str, bool]:
             break
     values = ((name, value) for _, items in parsed for item in items for name, value in item.items())
     texts = {name for name, value in values if value is not None and not isinstance(value, Decimal)}
-    return {name: name not in texts for name in fields if isinstance(name, str)}
+    return {name: TEXT if name in texts else NUMBER for name in fields if isinstance(name, str)}
 
 
 def _objects(value_list: str) -> Iterator[dict[str, Any]]:
@@ -158,16 +167,16 @@ def _objects(value_list: str) -> Iterator[dict[str, Any]]:
     yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict))
 
 
-def _query(name: str, data_type: str, fields: Mapping[str, bool]) -> _Query:
-    """Return the query of a metric's view; `fields` tells whether each is a number."""
+def _query(name: str, data_type: str, fields: Mapping[str, str]) -> _Query:
+    """Return the query of a metric's view; `fields` are names, each with the expression of its column."""
     is_card = data_type == "card"
     own = ["metric_date", *(["position"] if data_type == "ranking" else []), "is_final"]
     inner = ["m.metric_date", *(["i.position"] if data_type == "ranking" else []),
              "COALESCE(s.state = 'final', FALSE) AS is_final"]  # fmt: skip
     inner += [f"JSON_EXTRACT({'m.value_list' if is_card else 'i.item'}, %s) AS f{n}" for n in range(len(fields))]
     columns = column_names(fields, own)
-    outer = [f"{(NUMBER if is_number else TEXT).format(f'f{n}')} AS {_escaped(quoted(column))}"
-             for n, (column, is_number) in enumerate(zip(columns, fields.values(), strict=True))]  # fmt: skip
+    outer = [f"{expression.format(f'f{n}')} AS {_escaped(quoted(column))}"
+             for n, (column, expression) in enumerate(zip(columns, fields.values(), strict=True))]  # fmt: skip
     items = "JOIN JSON_TABLE(m.value_list, '$[*]' COLUMNS (position FOR ORDINALITY, item JSON PATH '$')) AS i "
     sql = (
         f"SELECT {', '.join([*own[:-1], *outer, own[-1]])} FROM (SELECT {', '.join(inner)} FROM bi_metrics AS m "

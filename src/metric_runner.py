@@ -202,9 +202,9 @@ class MetricRunner:
                 return work()
         except (DateError, StatementError) as error:
             failed = error if isinstance(error, DateError) else DateError(f"{label}: {error}", error.code)
-            left = self._db.may_be_stored
-            message = f"{failed}. Beware: {left}" if left else str(failed)
-            raise DateError(message, failed.code, failed.name, failed.dates, bool(left)) from error
+            if left := self._db.may_be_stored:
+                failed = DateError(f"{failed}. Beware: {left}", failed.code, failed.name, failed.dates, True)
+            raise failed from error
 
     def _keep_reason(self, batch: Batch, error: DateError) -> None:
         """Store why cells failed, in a transaction of its own; if that fails too, warn: the first failure matters more.

@@ -123,7 +123,9 @@ class Tester:
             try:
                 runner.dry_run(work)
                 lines = list(_compare(test, rows))
-            except (DateError, DatabaseError) as error:
+            except DateError as error:  # its advice is for a run
+                lines = [f"{test.path}:{_line_of(test, error.dates)}: {error.fact}"]
+            except DatabaseError as error:
                 lines = [f"{test.path}:1: {error}"]
             for line in lines:
                 found.setdefault(line, []).append(way)
@@ -182,6 +184,11 @@ def _not_a_metric(catalog: Catalog, name: str) -> str:
         return f"{name} is a helper, which has no row; test a metric that reads it: {listed}"
     near = get_close_matches(name, sorted(catalog.names), 1, 0.4)
     return f"no metric is named {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _line_of(test: Given, dates: Sequence[date]) -> int:
+    """Return the line that expects the row of a date; 1 for several dates, and for one without such a line."""
+    return next((each.line for each in test.expectations if [each.day] == [*dates]), 1)
 
 
 def _compare(test: Given, rows: Mapping[date, StoredRow]) -> Iterator[str]:

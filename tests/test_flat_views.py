@@ -129,6 +129,18 @@ def test_a_column_is_a_number_unless_the_newest_rows_hold_a_text_and_what_does_n
     project.database.execute("SET sql_mode = 'TRADITIONAL'; CREATE TABLE copied AS SELECT * FROM v_m")
 
 
+def test_a_field_that_the_server_does_not_find_is_told(project: Project) -> None:
+    store(project, "m", '{"-x": 5, "y": 6}', fields='["-x", "y"]')
+    done = said(project)
+    if len(done) == 1:
+        assert (done, rows(project, "v_m")[0]["-x"]) == (["created v_m (metric_date, -x, y, is_final)"], 5)
+        return
+    lacks = "without the field -x in v_m: this server finds no field whose name begins with -; rename it"
+    assert done == ["created v_m (metric_date, y, is_final)", lacks]
+    assert said(project) == [lacks]
+    assert [[*row] for row in rows(project, "v_m")] == [["metric_date", "y", "is_final"]]
+
+
 def test_a_view_is_renewed_when_its_columns_change_and_only_then(project: Project) -> None:
     store(project, "m", '{"n": 1}', fields='["n"]')
     assert said(project) == ["created v_m (metric_date, n, is_final)"]

@@ -347,7 +347,24 @@ def test_a_file_with_an_error_or_a_statement_that_fails_is_named(shop: Project) 
 
 def test_a_check_that_fails_fails_the_test(revenue: Project) -> None:
     replace_in(revenue, "tests/x.sql", "(2, 20.00", "(2, -20.00")
-    assert "fell_from" in failures(revenue)[0]
+    fell = ('check failed: found value_list = {"revenue": -10.00}, fell_from = {"revenue": 10.00} '
+            "(SELECT today.value_list, day_before.value_list AS fell_from FROM bi_metrics AS t...)")  # fmt: skip
+    assert failures(revenue) == [
+        f"sql/tests/x.sql:4: 2025-01-15: sql/incremental/20_total_revenue.sql:7: {fell} (date by date)",
+        f"sql/tests/x.sql:1: 2025-01-14 to 2025-01-15: sql/initial/20_total_revenue.sql:7: {fell} (at once)",
+    ]
+
+
+def test_the_error_of_a_test_gives_no_advice_for_a_run(shop: Project) -> None:
+    shop.write("tests/p.sql", f"-- Test: plays\n-- Expect 2025-01-14: none\n-- Expect 2025-01-15: {{}}\n{PLAYED}")
+    found = "sql/plays.sql:1: check failed: found plays = 2 (SELECT 2 AS plays WHERE '2025-01-15' = '2025-01-15')"
+    shop.write("plays.sql", f"-- Check: SELECT 2 AS plays WHERE %(metric_date)s = '2025-01-15'\n{PLAYS}")
+    assert failures(shop) == [f"sql/tests/p.sql:3: 2025-01-15: {found} (date by date)"]
+    for wrong in ("SELECT nope, %(metric_date)s", "SELECT 1 AS n FROM game_plays WHERE %(metric_date)s = ''"):
+        shop.write("plays.sql", f"-- Description: x\n{wrong}")
+        [line] = failures(shop)
+        assert line.startswith("sql/tests/p.sql:2: 2025-01-14: sql/plays.sql")
+        assert "rename" not in line
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,18 @@ def test_metric_and_tag_choose_the_cards_of_the_page_and_the_problems_that_it_te
     assert "no metric has the tag mony; there are: money, weekly" in project.list("--html", "x", "--tag", "mony").stderr
 
 
+def test_the_page_names_what_has_a_problem_by_its_title_and_the_status_by_its_name(project: Project) -> None:
+    project.write("a.sql", metric_sql("a", header="-- Title: Money"))
+    project.write("b.sql", metric_sql("b"))
+    page = project.folder / "page.html"
+    assert "No metric has a final row" in project.list("--html", str(page)).stdout
+    for back in (3, 1):
+        assert project.run(str(date.today() - timedelta(days=back))).returncode == 0
+    assert "Problems with 2 of 2 metrics: Money, b. The page is" in project.list("--html", str(page)).stdout
+    assert "<b>Problems with 2 of 2 metrics: Money, b</b>" in page.read_text()
+    assert "Problems with 2 of 2 metrics: a, b.\n" in project.list("--status").stdout
+
+
 # --- --sql ------------------------------------------------------------------------------------------------------------
 
 HARD = """\

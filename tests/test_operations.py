@@ -222,6 +222,23 @@ def test_missing_dates_are_said_with_the_command_that_fills_them(nightly: Projec
         assert printed_command(said, f"missing: {day} of paid. Run") == [day, "--metric", "paid"]
 
 
+def test_what_lies_before_the_history_is_told_with_the_setting_and_not_with_a_command_that_is_refused(
+    nightly: Project,
+) -> None:
+    assert nightly.run(DAYS[6], DAYS[3]).returncode == 0
+    forget(nightly, DAYS[5], "paid")
+    reopen(nightly, DAYS[4], "paid")
+    nightly.write("01_paid.sql", metric_sql("paid", f"{PAID} + 0"))
+    nightly.env["METRICS_HISTORY_START"] = DAYS[3]
+    for said in (nightly.run(DAYS[3]).stderr, nightly.list("--status").stdout):
+        assert "of older SQL" in said
+        for day in (DAYS[6], DAYS[5], DAYS[4]):
+            refused = f"Runs before METRICS_HISTORY_START={DAYS[3]} are refused: set it to {day} or earlier, and"
+            assert f"{day} of paid. {refused} list_metrics.py --status has the command\n" in said
+        for words in re.findall(r"python run_metrics\.py (.*)", said):
+            assert nightly.run(*shlex.split(words), "--dry-run").returncode != 2
+
+
 def test_the_status_shows_every_range_and_a_run_the_first_ones(nightly: Project) -> None:
     assert nightly.run(DAYS[9], DAYS[1]).returncode == 0
     gaps = DAYS[8:1:-2]
@@ -477,6 +494,20 @@ def test_the_status_shows_what_is_final_what_is_due_and_why(nightly: Project) ->
     assert everything(nightly)[0] == before[0]
 
 
+def test_a_row_whose_date_is_none_is_told_with_the_statement_that_removes_it(nightly: Project) -> None:
+    assert nightly.run(DAYS[3]).returncode == 0
+    nightly.database.execute(
+        "SET sql_mode = ''; INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) "
+        "VALUES ('paid', 'card', '[]', 'null', '0000-00-00'); SET sql_mode = DEFAULT"
+    )
+    error = ("Error: bi_metrics has a row of paid whose metric_date is 0000-00-00, which is no date; correct it, or "
+             "run: DELETE FROM bi_metrics WHERE metric_date < '1000-01-01'\n")  # fmt: skip
+    for said in (nightly.run(), nightly.run(DAYS[3]), nightly.list("--status"), nightly.list("--html", "page.html")):
+        assert (said.returncode, said.stderr) == (2, error)
+    nightly.database.execute(error.partition("run: ")[2])
+    assert nightly.run().returncode == 0
+
+
 def test_the_status_says_that_a_run_is_in_progress(nightly: Project) -> None:
     assert "A run is in progress" not in nightly.list("--status").stdout
     assert json.loads(nightly.list("--status", "--json").stdout)["run_in_progress"] is False
@@ -505,7 +536,7 @@ PROBLEMS: dict[str, tuple[Callable[[Project], object], str]] = {
     "a missing date": (lambda p: forget(p, DAYS[3], "paid"), f"missing: {DAYS[3]}"),
     "a row of an unfinished day": (lambda p: reopen(p, DAYS[3], "paid"), f"to be computed again: {DAYS[3]}"),
     "an old row": (lambda p: forget(p, DAYS[1], "paid"), f"newest final row {DAYS[2]}, more than 1 day old"),
-    "a failed run": (fail_a_run, f"the last try of {DAYS[1]} failed: {DAYS[1]}: sql/01_paid.sql:5:"),
+    "a failed run": (fail_a_run, f"the last try of {DAYS[1]} failed: sql/01_paid.sql:5:"),
     "a faulty file": (break_a_file, "file error: sql/01_paid.sql:6:"),
     "a date ahead of the clock": (a_row_of_the_future, f"newest final row {DAYS[2]}, more than 1 day old"),
 }  # fmt: skip

@@ -65,9 +65,9 @@ def page_of(*metrics: MetricPage, **more: Any) -> Page:
 REVENUE = {back: f'{{"revenue": {1345187 - 2113 * back}.{back:02}}}' for back in range(100) if back not in (12, 13)}
 ACTIVITY = {back: json.dumps({"daily": 2000 + 37 * (back % 7), "ratio": 0.1 + back / 7}) for back in range(100)}
 HOURS = {back: json.dumps([{"hour": h, "plays": 900 + h * 71 - back} for h in range(24)]) for back in range(3)}
-UNUSUAL = "daily is 12, 24 % of the usual 50 (median of 8 Mondays); -- Usual allows 50 % to 200 %"
+UNUSUAL = "daily is 12, 24 % of the usual 50 (median of 8 Mondays); allowed: 50 % to 200 %"
 WARNINGS = [(1, UNUSUAL), (1, "gone is no number of the row, and -- Usual names it"), (30, UNUSUAL)]
-WARNED = (20, "sql/total_revenue.sql:2: SELECT value_list FROM bi_metrics returned 1 row: {}")
+WARNED = (20, "half of last week: value_list = {} (sql/total_revenue.sql:2: SELECT value_list FROM bi_metrics)")
 TITLES = [f"Game {number}" for number in range(40)]
 GAMES = {
     back: json.dumps([
@@ -84,7 +84,7 @@ REAL = page_of(
            corrections=[Correction("total_revenue", day(3), '{"revenue": 1338848.01}', '{"revenue": 1338848.03}')]),
     metric("user_activity", "card", ACTIVITY, reads=("total_revenue",), older_sql=[day(40), day(39)],
            warnings=[Remark("user_activity", day(back), text) for back, text in WARNINGS],
-           accepted=[Remark("user_activity", day(4), "sql/user_activity.sql:3: SELECT 1 returned 1 row: 1")]),
+           accepted=[Remark("user_activity", day(4), "found 1 (sql/user_activity.sql:3: SELECT 1)")]),
     metric("plays_by_hour", "timeseries", HOURS),
     metric("top_games", "ranking", GAMES, error="40_top.sql:7: Unknown column (1054)"),
     state="1 metric failed", commands=("python run_metrics.py --metric top_games",), is_well=False,
@@ -259,7 +259,7 @@ def test_a_field_is_marked_where_a_warning_is_about_it_and_the_newest_are_told_o
     assert shown.locator(".legend").last.locator("li").all_inner_texts() == ["not final", "warning"]
     assert shown.locator(".problems li").all_inner_texts()[-3:] == [
         f"warning of {day(1)}: {UNUSUAL}", f"warning of {day(1)}: {WARNINGS[1][1]}",
-        f"accepted {day(4)}: sql/user_activity.sql:3: SELECT 1 returned 1 row: 1",
+        f"accepted {day(4)}: found 1 (sql/user_activity.sql:3: SELECT 1)",
     ]  # fmt: skip
     assert "troubled" not in str(shown.get_attribute("class"))
 
@@ -430,7 +430,7 @@ def test_problems_and_what_repairs_them_are_named(show: Open) -> None:
 
 
 def test_a_long_problem_takes_two_lines_until_it_is_unfolded_and_leaves_the_chart_its_height(show: Open) -> None:
-    long = "sql/a.sql:3: SELECT " + "revenue, " * 60 + "returned 1 row: 5"
+    long = "found n = 5 (sql/a.sql:3: SELECT " + "revenue, " * 60 + "FROM sales)"
     tab = show(page_of(metric("alone", "card", REVENUE, warnings=[Remark("alone", day(1), long)] * 3)), 1440)
     remark, plot = tab.locator(".problems li").first, tab.locator(".plot")
     assert remark.inner_text() == f"warning of {day(1)}: {long}"
@@ -442,6 +442,44 @@ def test_a_long_problem_takes_two_lines_until_it_is_unfolded_and_leaves_the_char
     assert height
     assert folded["height"] < 60 < unfolded["height"]
     assert 100 < height["height"] < 300
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_line_ends_within_a_date(show: Open, width: int) -> None:
+    """A date as people search for it, wherever it stands: one box per text of it, not two."""
+    long = f"found {' and '.join(str(day(back)) for back in range(30))}"
+    page = page_of(
+        metric("a", "card", REVENUE, warnings=[Remark("a", day(1), long)], error=long,
+               corrections=[Correction("a", day(3), f'{{"revenue": "{day(9)}"}}', f'{{"revenue": "{day(8)}"}}')]),
+        metric("month", "card", REVENUE, header=["Period: month"]), metric("c", "card", {1: f'{{"since": "{long}"}}'}),
+        metric("s", "ranking", {1: json.dumps([{"hour": f"{day(1)} 0{n}:00", "text": long} for n in range(3)])}),
+        state=f"All final to {day(1)}", commands=(f"python run_metrics.py {day(5)} {day(4)} --metric a",),
+    )  # fmt: skip
+    tab = show(page, width)
+    unfold(tab)
+    broken = tab.evaluate("""() => {
+      const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range();
+      let dates = 0;
+      for (let node; (node = walker.nextNode());) {
+        if (node.parentElement.closest("script, pre, .vh")) continue;
+        for (const match of node.data.matchAll(/\\d{4}-\\d\\d-\\d\\d/g)) {
+          range.setStart(node, match.index); range.setEnd(node, match.index + 10); dates++;
+          if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) found.push(match[0]);
+        }
+      }
+      return [dates > 80, found];
+    }""")
+    assert broken == [True, []]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_paper_a_long_problem_is_whole(show: Open) -> None:
+    tab = show(page_of(metric("a", "card", REVENUE, warnings=[Remark("a", day(1), "found " + "more, " * 60)])), 390)
+    problem = tab.locator(".problems summary")
+    is_cut = "summary => summary.scrollHeight > summary.clientHeight + 1"
+    assert problem.evaluate(is_cut)
+    tab.emulate_media(media="print")
+    assert not problem.evaluate(is_cut)
 
 
 def test_filter_leaves_the_metrics_that_hold_every_word_and_a_link_brings_back_the_others(show: Open) -> None:

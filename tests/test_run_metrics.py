@@ -693,9 +693,9 @@ def test_a_check_that_returns_rows_rolls_the_date_back_and_shows_the_first_three
     result = project.run("2025-01-01", "2025-01-03")
     assert result.returncode == 1
     assert (
-        "Error: 2025-01-02: sql/1_m.sql:5: check failed: SELECT n, 'x' FROM odd WHERE '2025-01-02' >= '2025-01-02' "
-        "ORDER BY n returned 4 rows: 11, x; 22, x; 33, x. If the number is right: "
-        "python run_metrics.py 2025-01-02 --accept m. To run without"
+        "Error: 2025-01-02: sql/1_m.sql:5: check failed: found n = 11, x; n = 22, x; n = 33, x; and 1 more row "
+        "(SELECT n, 'x' FROM odd WHERE '2025-01-02' >= '2025-01-02' ORDER BY n). If the number is right: "
+        "python run_metrics.py 2025-01-02 --accept m; else mend the file or the data\n"
     ) in result.stderr
     assert names(project.database) == [("later", "2025-01-01"), ("m", "2025-01-01")]
     project.write("1_m.sql", metric_sql("m", header="\n-- Check: SELECT nope FROM odd"))

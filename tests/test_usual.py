@@ -84,7 +84,7 @@ CASES = [
 def test_a_number_outside_the_range_of_the_median_is_told_with_both_numbers(
     number: str, before: list[Any], expected: str
 ) -> None:
-    allowed = "; -- Usual allows 50 % to 200 %"
+    allowed = "; allowed: 50 % to 200 %"
     assert said("50% to 200%", number, *before) == ([expected + allowed] if expected else [])
 
 
@@ -102,7 +102,7 @@ def test_a_line_of_a_field_goes_before_that_of_all_and_a_field_that_is_not_there
     numbers = numbers_of('{"a": 1, "b": 1, "text": "x"}') or {}
     before = [numbers_of('{"a": 5, "b": 5}') or {}] * 5
     assert list(unusual(lines, numbers, before, DAY, MONDAY, in_all=False)) == [
-        "b is 1, 20 % of the usual 5 (median of 5 Mondays); -- Usual allows 50 % to 200 %",
+        "b is 1, 20 % of the usual 5 (median of 5 Mondays); allowed: 50 % to 200 %",
         "gone is no number of the row, and -- Usual names it",
     ]
 
@@ -209,7 +209,7 @@ def test_a_halved_day_is_told_and_stored(sold: Project) -> None:
     sold.database.execute(f"UPDATE sold SET revenue = 12 WHERE day >= '{days[-2]}'")
     night = sold.run("--quiet")
     weekday = f"{days[-2]:%A}s"
-    expected = f"revenue is 12.00, 24 % of the usual 50.10 (median of 8 {weekday}); -- Usual allows 50 % to 200 %"
+    expected = f"revenue is 12.00, 24 % of the usual 50.10 (median of 8 {weekday}); allowed: 50 % to 200 %"
     assert (night.returncode, told(night.stderr)) == (0, [f"Warning: {days[-2]} m: {expected}"])
     assert {day: text for (_, day), text in states(sold.database).items() if text} == {str(days[-2]): expected}
     [state] = json.loads(sold.list("--status", "--json").stdout)["metrics"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.conftest import Database, Project, metric_sql, refusal
 
 DAY = "2025-01-15"
 ODD = "SELECT n, 'x' FROM odd WHERE %(metric_date)s >= '2025-01-15' ORDER BY n"
-FOUND = "SELECT n, 'x' FROM odd WHERE '2025-01-15' >= '2025-01-15' ORDER BY n returned 2 rows: 1, x; 2, x"
+ASKED = "SELECT n, 'x' FROM odd WHERE '2025-01-15' >= '2025-01-15' ORDER BY n"
 
 
 def card(header: str = "", value: str = "1", where: str = "") -> str:
@@ -55,8 +56,10 @@ def test_a_warning_is_told_and_the_row_is_stored_all_the_same(odd: Project, word
     odd.write("m.sql", card(f"-- Warn: {ODD}"))
     result = odd.run(DAY, *words)
     assert result.returncode == 0
-    assert told(result.stderr) == [f"Warning: {DAY} m: sql/m.sql:2: {FOUND}"]
-    assert states(odd.database, "state, error, warning") == {("m", DAY): ("final", None, f"sql/m.sql:2: {FOUND}")}
+    assert told(result.stderr) == [f"Warning: {DAY} m: found n = 1, x; n = 2, x (sql/m.sql:2: {ASKED})"]
+    assert states(odd.database, "state, error, warning") == {
+        ("m", DAY): ("final", None, f"found n = 1, x; n = 2, x (sql/m.sql:2: {ASKED})")
+    }
     odd.database.execute("DELETE FROM odd")
     assert told(odd.run(DAY).stderr) == []
     assert states(odd.database) == {("m", DAY): None}
@@ -66,9 +69,10 @@ def test_a_warning_is_in_the_json_of_the_run_and_of_the_hook(odd: Project) -> No
     odd.write("m.sql", card(f"-- Owner: Ann\n-- Warn: {ODD}"))
     odd.env["METRICS_ON_END"] = f"cat > {odd.folder}/told"
     result = json.loads(odd.run(DAY, "--json").stdout)
-    expected = {"metric": "m", "metric_date": DAY, "warning": f"sql/m.sql:3: {FOUND}", "owner": "Ann"}
+    found = f"found n = 1, x; n = 2, x (sql/m.sql:3: {ASKED})"
+    expected = {"metric": "m", "metric_date": DAY, "warning": found, "owner": "Ann"}
     assert result["warned"] == [expected]
-    assert (result["status"], f"{DAY} m: sql/m.sql:3: {FOUND}" in result["warnings"]) == ("ok", True)
+    assert (result["status"], f"{DAY} m: {found}" in result["warnings"]) == ("ok", True)
     assert json.loads((odd.folder / "told").read_text())["warned"] == [expected]
 
 
@@ -79,13 +83,36 @@ def test_a_night_that_computes_a_date_twice_tells_its_warning_once(odd: Project)
     night = odd.run("--json", "--quiet", env={"METRICS_LOOKBACK_DAYS": "2"})
     days = [str(today() - timedelta(days=back)) for back in (1, 3, 2)]
     assert odd.log().count(f"{days[0]} sql/m.sql: start") == 3  # the first run, and twice the night
-    assert [line.split()[1] for line in told(night.stderr) if "returned" in line] == days
+    assert [line.split()[1] for line in told(night.stderr) if "found" in line] == days
     assert [each["metric_date"] for each in json.loads(night.stdout.splitlines()[-1])["warned"]] == days
+
+
+def test_a_night_tells_a_warning_again_only_if_its_words_or_the_value_have_changed(odd: Project) -> None:
+    def mail_of(value: str, *warnings: str) -> list[str]:
+        odd.write("m.sql", card("\n".join(f"-- Warn: {each}" for each in warnings), value))
+        night = odd.run("--json", "--quiet")
+        lines = [line.split("m: ")[1] for line in told(night.stderr) if day in line]
+        assert [each["warning"] for each in json.loads(night.stdout.splitlines()[-1])["warned"]
+                if each["metric_date"] == day] == lines  # fmt: skip
+        assert states(odd.database)["m", day] is not None
+        return lines
+
+    day, one, long = str(today() - timedelta(days=2)), "found 1 (sql/m.sql:2: SELECT 1)", "REPEAT('x', 2000)"
+    odd.write("m.sql", card())
+    assert odd.run("--last", "3").returncode == 0
+    assert mail_of("1", "SELECT 1") == [one]
+    assert mail_of("1", "SELECT 1") == []
+    assert mail_of("1", "SELECT 1", "SELECT 2") == ["found 2 (sql/m.sql:3: SELECT 2)"]
+    assert mail_of("2", "SELECT 1") == [one]
+    assert mail_of("2", "SELECT 1") == []
+    assert len(mail_of("2", f"SELECT {long}")) == 1
+    assert mail_of("2", f"SELECT {long}") == []  # the table holds less than what was told
+    assert odd.run(day).stderr.count("found xxx") == 1  # whoever names a date wants to see it
 
 
 def test_several_warnings_of_a_cell_are_told_one_by_one_and_checks_beside_them_still_fail(odd: Project) -> None:
     odd.write("m.sql", card("-- Warn: SELECT 1\n-- Warn: SELECT 0 LIMIT 0\n-- Warn: SELECT 'a\\nb'"))
-    lines = ["sql/m.sql:2: SELECT 1 returned 1 row: 1", "sql/m.sql:4: SELECT 'a\\nb' returned 1 row: a\\nb"]
+    lines = ["found 1 (sql/m.sql:2: SELECT 1)", "found a\\nb (sql/m.sql:4: SELECT 'a\\nb')"]
     assert told(odd.run(DAY).stderr) == [f"Warning: {DAY} m: {line}" for line in lines]
     assert states(odd.database)["m", DAY] == "\n".join(lines)
     odd.write("m.sql", card("-- Warn: SELECT 1\n-- Check: SELECT 2"))
@@ -99,7 +126,7 @@ def test_what_is_only_for_ended_dates_is_not_asked_of_today(odd: Project) -> Non
     assert states(odd.database, "state, warning") == {("m", str(today())): ("open", None)}
     failed = odd.run("yesterday")
     assert failed.returncode == 1
-    assert "m.sql:3: check failed: SELECT 2 returned 1 row: 2. " in failed.stderr
+    assert "m.sql:3: check failed: found 2 (SELECT 2). If the number is right: " in failed.stderr
 
 
 def test_a_number_that_matures_is_asked_when_it_is_complete(odd: Project) -> None:
@@ -128,7 +155,7 @@ def test_a_warning_of_a_helper_is_its_own_and_that_of_a_work_table_is_of_what_re
     odd.write("3_a.sql", card(where="FROM work", value="MAX(n)"))
     odd.write("4_b.sql", card())
     assert odd.run(DAY).returncode == 0
-    kept, work = "sql/1_kept.sql:2: SELECT 1 returned 1 row: 1", "sql/2_work.sql:2: SELECT 2 returned 1 row: 2"
+    kept, work = "found 1 (sql/1_kept.sql:2: SELECT 1)", "found 2 (sql/2_work.sql:2: SELECT 2)"
     assert states(odd.database) == {("kept", DAY): kept, ("a", DAY): work, ("b", DAY): None}
 
 
@@ -138,6 +165,25 @@ def test_a_warning_that_the_server_refuses_fails_its_date(odd: Project) -> None:
     assert result.returncode == 1
     assert f"{DAY}: sql/m.sql:2: warn: (1054)" in result.stderr
     assert states(odd.database, "state") == {("m", DAY): "missing"}
+
+
+@pytest.mark.parametrize(("query", "words"), [
+    ("/* no payment in the evening */ SELECT MAX(n) AS newest FROM odd", "no payment in the evening: newest = 2"),
+    ("SELECT MAX(n) AS newest FROM odd -- 50 % late", "50 % late: newest = 2"),
+    ("SELECT NULL AS why, n + 0, n FROM odd # rows", "rows: why = null, 1, n = 1; why = null, 2, n = 2"),
+    ("SELECT '-- no comment' AS what", "found what = -- no comment"),
+    ("SELECT a.n, b.n > 0 FROM odd AS a, odd AS b ORDER BY 1", "found n = 1, 1; n = 1, 1; n = 2, 1; and 1 more row"),
+])  # fmt: skip
+def test_a_warning_begins_with_its_comment_and_what_it_found_and_ends_with_its_sql(
+    odd: Project, query: str, words: str
+) -> None:
+    odd.write("m.sql", card(f"-- Warn: {query}"))
+    [line] = told(odd.run(DAY).stderr)
+    start, _, sql = line.partition(" (sql/m.sql:2: SELECT ")
+    assert start == f"Warning: {DAY} m: {words}"
+    assert "%" not in sql
+    odd.write("m.sql", card(f"-- Check: {query}"))
+    assert f"sql/m.sql:2: check failed: {words} (SELECT {sql}. If the number is right: " in odd.run(DAY).stderr
 
 
 @pytest.mark.parametrize("key", ["Warn", "Check (ended)"])
@@ -153,7 +199,7 @@ def test_a_long_load_tells_ten_warnings_and_stores_all(odd: Project) -> None:
     result = odd.run("--initial", "2025-01-01", "2025-01-31", "--json")
     lines = [line for line in told(result.stderr) if "to be computed" not in line]
     assert lines[9:] == [
-        "Warning: 2025-01-10 m: sql/m.sql:2: SELECT 1 returned 1 row: 1",
+        "Warning: 2025-01-10 m: found 1 (sql/m.sql:2: SELECT 1)",
         "Warning: 2025-01-01 to 2025-01-31: 21 more of these; list_metrics.py --status --json has all",
     ]
     assert len(json.loads(result.stdout)["warned"]) == 31
@@ -163,7 +209,7 @@ def test_a_long_load_tells_ten_warnings_and_stores_all(odd: Project) -> None:
 def test_a_dry_run_tells_what_it_would_warn_of(odd: Project) -> None:
     odd.write("m.sql", card("-- Warn: SELECT 1"))
     result = odd.run(DAY, "--dry-run")
-    assert (result.returncode, "m: sql/m.sql:2: SELECT 1 returned 1 row: 1" in result.stderr) == (0, True)
+    assert (result.returncode, "m: found 1 (sql/m.sql:2: SELECT 1)" in result.stderr) == (0, True)
     assert states(odd.database) == {}
 
 
@@ -172,7 +218,7 @@ def test_the_status_tells_the_newest_warnings_of_the_last_seven_periods(odd: Pro
     assert odd.run("--last", "20").returncode == 0
     status = odd.list("--status").stdout
     days = [str(today() - timedelta(days=back)) for back in range(1, 20)]
-    lines = [f"    warning of {day}: sql/m.sql:2: SELECT 1 returned 1 row: 1" for day in days[:3]]
+    lines = [f"    warning of {day}: found 1 (sql/m.sql:2: SELECT 1)" for day in days[:3]]
     assert "\n".join([*lines, "    and 4 more"]) in status
     assert "All" not in status
     assert "1 metric final to " in status
@@ -186,13 +232,13 @@ def test_warnings_cost_no_trip_more_than_checks_and_only_what_finds_something_is
     odd: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    query = DatabaseManager.query
+    cursor = DatabaseManager._cursor
 
-    def noted(self: DatabaseManager, sql: str, args: Any = None) -> Any:
-        sent.append(sql)
-        return query(self, sql, args)
+    def noted(self: DatabaseManager, kind: type) -> Any:
+        sent.append(kind.__name__)
+        return cursor(self, kind)
 
-    monkeypatch.setattr(DatabaseManager, "query", noted)
+    monkeypatch.setattr(DatabaseManager, "_cursor", noted)
     trips = []
     for header in ("", "", "-- Check: SELECT 1 LIMIT 0", "-- Check: SELECT 1 LIMIT 0\n-- Warn: SELECT 2 LIMIT 0",
                    "-- Check: SELECT 1 LIMIT 0\n-- Check: SELECT 3 LIMIT 0\n-- Warn: SELECT 2"):  # fmt: skip
@@ -280,8 +326,8 @@ def write_m(project: Project, value: int, header: str = BAD_NUMBER) -> None:
 
 
 def found_in(value: int) -> str:
-    return (f"sql/m.sql:2: SELECT value_list FROM bi_metrics WHERE metrics = 'm' AND metric_date = '2025-01... "
-            f'returned 1 row: {{"n": {value}}}')  # fmt: skip
+    return (f'found value_list = {{"n": {value}}} (sql/m.sql:2: SELECT value_list FROM bi_metrics '
+            "WHERE metrics = 'm' AND metric_date = '2025-01...)")  # fmt: skip
 
 
 def test_a_check_that_fails_is_told_with_the_command_that_accepts_it_and_that_stores_it(odd: Project) -> None:
@@ -289,7 +335,7 @@ def test_a_check_that_fails_is_told_with_the_command_that_accepts_it_and_that_st
     failed = odd.run(DAY)
     line = next(line for line in failed.stderr.splitlines() if "check failed" in line)
     command = f"python run_metrics.py {DAY} --accept m"
-    assert f"n\": 9}}. If the number is right: {command}. To run without this metric: " in line
+    assert line.endswith(f"'2025-01...). If the number is right: {command}; else mend the file or the data")
     accepted = odd.run(*command.split()[2:], "--quiet")
     assert (accepted.returncode, accepted.stdout) == (0, f"{DAY} m: accepted: {found_in(9)}\n")
     assert states(odd.database, "state, error, accepted") == {("m", DAY): ("final", None, found_in(9))}
@@ -306,7 +352,7 @@ def test_the_command_of_an_initial_load_accepts_what_the_initial_file_computes(
         odd.write("incremental/m.sql", card())
     failed = odd.run("--initial", "2025-01-15", "2025-01-16", "--chunk", "month")
     command = f"python run_metrics.py --initial {DAY} {DAY} --accept m"
-    assert f"If the number is right: {command}. " in failed.stderr
+    assert f"If the number is right: {command}; else" in failed.stderr
     assert odd.run(*command.split()[2:]).returncode == 0
     assert odd.run("--initial", DAY, DAY).returncode == 0
 
@@ -371,9 +417,7 @@ def test_accept_holds_for_the_named_metric_alone_and_may_be_repeated(odd: Projec
     failed = odd.run(DAY, "--accept", "a")
     assert failed.returncode == 1
     command = f"python run_metrics.py {DAY} --accept a --accept b"
-    assert f"sql/b.sql:2: check failed: SELECT 1 returned 1 row: 1. If the number is right: {command}. To run" in (
-        failed.stderr
-    )
+    assert f"sql/b.sql:2: check failed: found 1 (SELECT 1). If the number is right: {command}; else" in failed.stderr
     assert f"Resume with: python run_metrics.py {DAY} --accept a\n" in failed.stderr
     assert odd.run(*command.split()[2:]).returncode == 0
     assert states(odd.database, "accepted IS NOT NULL") == {("a", DAY): 1, ("b", DAY): 1}
@@ -398,12 +442,12 @@ def test_the_checks_of_a_helper_and_of_a_work_table_can_be_accepted(odd: Project
         command = f"python run_metrics.py {' '.join([*words, '--accept', name])}"
         failed = odd.run(*words)
         assert failed.returncode == 1
-        assert sorted(command.split()) == sorted(failed.stderr.split("is right: ")[1].split(". ")[0].split())
+        assert sorted(command.split()) == sorted(failed.stderr.split("is right: ")[1].split("; ")[0].split())
         words += ["--accept", name]
     assert odd.run(*words).returncode == 0
     assert states(odd.database, "accepted") == {
-        ("kept", DAY): "sql/1_kept.sql:2: SELECT 1 returned 1 row: 1",
-        ("a", DAY): "sql/2_work.sql:2: SELECT 2 returned 1 row: 2",
+        ("kept", DAY): "found 1 (sql/1_kept.sql:2: SELECT 1)",
+        ("a", DAY): "found 2 (sql/2_work.sql:2: SELECT 2)",
     }
 
 
@@ -412,10 +456,11 @@ def test_a_work_table_that_nothing_reads_still_fails_by_its_checks_and_tells_its
     fill = "DELETE FROM work;\nINSERT INTO work SELECT %(metric_date)s > ''"
     odd.write("m.sql", card())
     odd.write("work.sql", f"-- Description: x\n-- Warn: SELECT 2\n{fill}")
-    assert told(odd.run(DAY).stderr) == [f"Warning: {DAY} work: sql/work.sql:2: SELECT 2 returned 1 row: 2"]
+    assert told(odd.run(DAY).stderr) == [f"Warning: {DAY} work: found 2 (sql/work.sql:2: SELECT 2)"]
     odd.write("work.sql", f"-- Description: x\n-- Check: SELECT 2\n{fill}")
     failed = odd.run(DAY)
-    assert (failed.returncode, "check failed: SELECT 2 returned 1 row: 2. To run without" in failed.stderr) == (1, True)
+    assert failed.returncode == 1
+    assert failed.stderr.count("check failed: found 2 (SELECT 2). Mend the file or the data\n") == 1
 
 
 def test_the_period_that_runs_names_no_command_for_a_date_in_the_future(odd: Project) -> None:
@@ -423,17 +468,24 @@ def test_the_period_that_runs_names_no_command_for_a_date_in_the_future(odd: Pro
     odd.write("day.sql", card())
     failed = odd.run()
     assert failed.returncode == 1
-    assert ("check failed" in failed.stderr, "If the number is right" in failed.stderr) == (True, False)
+    assert failed.stderr.count("check failed: found 1 (SELECT 1). Mend the file or the data\n") == 1
 
 
 def test_the_status_tells_what_is_accepted(odd: Project) -> None:
     odd.write("m.sql", card("-- Check: SELECT 1"))
     yesterday = str(today() - timedelta(days=1))
     assert odd.run("yesterday", "--accept", "m").returncode == 0
-    assert f"    accepted {yesterday}: sql/m.sql:2: SELECT 1 returned 1 row: 1\n" in odd.list("--status").stdout
+    assert f"    accepted {yesterday}: found 1 (sql/m.sql:2: SELECT 1)\n" in odd.list("--status").stdout
+    for back in (7, 8, 100):  # seven dates before today are told, a page tells the same, and JSON tells all
+        assert odd.run(str(today() - timedelta(days=back)), "--accept", "m").returncode == 0
+    told_of = [str(today() - timedelta(days=back)) for back in (1, 7, 8, 100)]
+    assert re.findall("    accepted (.*?): ", odd.list("--status").stdout) == told_of[:2]
+    page = odd.folder / "page.html"
+    assert odd.list("--html", str(page)).returncode == 0
+    assert [day for day in told_of if f"accepted {day}: " in re.sub("<.*?>", "", page.read_text())] == told_of[:2]
     [state] = json.loads(odd.list("--status", "--json").stdout)["metrics"]
     assert [(each["metric_date"], each["text"]) for each in state["accepted"]] == [
-        (yesterday, "sql/m.sql:2: SELECT 1 returned 1 row: 1")
+        (day, "found 1 (sql/m.sql:2: SELECT 1)") for day in told_of
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +18,7 @@ HEIGHT = 100  # units of a chart, from the top down: whole ones are finer than a
 FLOOR = 105  # where a chart ends below its lowest value
 MOST_LINES = 8  # of a dimension
 ONE_WEEK = 7 * ONE_DAY
+_OF_ONE_FIELD = re.compile(r" % of the usual |, and -- Usual names it$")  # what src/metric_file/usual.py writes
 View = dict[str, Any]  # what the template shows of a metric, of a field, a chart or a table
 
 
@@ -66,7 +68,7 @@ class Series:
     def is_warned_of(self, field: str, day: date) -> bool:
         """Whether a warning of the date is about a field: one of `-- Usual:` is about the field that it begins with."""
         texts = self.warnings.get(day, ())
-        return any(text.startswith(f"{field} is ") or "-- Usual " not in text for text in texts)
+        return any(text.startswith(f"{field} is ") or not _OF_ONE_FIELD.search(text) for text in texts)
 
     def texts(self, field: str, values: Mapping[date, Any]) -> dict[date, str]:
         """Return each value of a field with every digit and with its marks, and the missing dates."""

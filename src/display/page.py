@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import localcontext
 from pathlib import Path
+from typing import Any
 
 from src.dates import ONE_DAY, date_range
 from src.display.charts import RowOfPage, Series, View, draw, strip
@@ -26,6 +28,7 @@ from src.storage.overview import Correction, Overview
 from src.storage.store import MetricStore
 from src.wording import count
 
+_DATE = re.compile(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)", re.ASCII)
 TOP = 10  # rows of a ranking that are not folded
 STRIP_DAYS = 92
 FEWEST_DATES = 5  # of a line of weeks, months, quarters or years
@@ -63,7 +66,7 @@ class Page:
 
 def page_of(
     store: MetricStore, overview: Overview, found: Sequence[MetricState], catalog: Catalog, database: str, today: date,
-    days: int,
+    days: int, history_start: date | None,
 ) -> Page:  # fmt: skip
     """Return the page of all metrics in `found` that have a file; its lines end today and have `days` dates."""
     metrics: dict[str, MetricPage] = {}
@@ -85,10 +88,11 @@ def page_of(
         metrics[name].rows[day] = RowOfPage(row.value_list, (name, day) in final, row.f_list)
     for correction in overview.corrections(metrics, since):
         metrics[correction.metric].corrections.append(correction)
-    words, is_well = in_words(found, today)
+    words, is_well = in_words(found, today, by_title=True)
     return Page(
         database=database, moment=store.clock(), today=today, days=days, state=words,
-        commands=repair_commands(found, found, SHOWN_REPAIRS), is_well=is_well, metrics=list(metrics.values()),
+        commands=repair_commands(found, found, history_start, SHOWN_REPAIRS), is_well=is_well,
+        metrics=list(metrics.values()),
         others=[state for state in found if state.name not in metrics and state.problems(today, None)],
     )  # fmt: skip
 
@@ -98,7 +102,7 @@ def render(page: Page) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"csp_hash": _csp_hash, "count": count, "brief": brief, "exact": exact}
+    environment.filters |= {"csp_hash": _csp_hash, "count": count, "brief": brief, "exact": exact, "dated": _dated}
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     dates = date_range(page.today - (page.days - 1) * ONE_DAY, page.today)
     monday = dates[0] - dates[0].weekday() * ONE_DAY
@@ -135,6 +139,13 @@ def write(page: Page, path: Path) -> None:
                 os.chown(new, old.st_uid, old.st_gid)
             new.chmod(old.st_mode & 0o777)
         new.replace(path)
+
+
+def _dated(text: str) -> Any:
+    """Return a text for HTML in which no line ends within a date."""
+    from markupsafe import Markup, escape
+
+    return Markup(_DATE.sub(r"<time>\g<0></time>", str(escape(text))))
 
 
 def _csp_hash(text: str) -> str:

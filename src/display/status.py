@@ -55,7 +55,8 @@ class MetricState:
             if recent := [day for day in days if day >= self.mended_since]:
                 found.append(f"{what}: {self._some(recent)}")
         if cells.failure:
-            found.append(f"the last try of {self._label(cells.failure.metric_date)} failed: {cells.failure.error}")
+            day, error = cells.failure.metric_date, cells.failure.error
+            found.append(f"the last try of {self._label(day)} failed: {error.removeprefix(f'{day}: ')}")
         return found
 
     def _is_old(self, today: date, max_age: int) -> bool:
@@ -134,7 +135,9 @@ def _is_recent(day: date | None, today: date) -> bool:
     return day is not None and day >= today - timedelta(days=VANISHED_DAYS)
 
 
-def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricState], most: int | None) -> list[str]:
+def repair_commands(
+    some: Sequence[MetricState], all_of_them: Sequence[MetricState], history_start: date | None, most: int | None
+) -> list[str]:
     """Return a line for each range of dates on which some names must run again, with its command."""
     names = {state.name: state.cells.period for state in all_of_them if state.file}
     lines = []
@@ -142,24 +145,29 @@ def repair_commands(some: Sequence[MetricState], all_of_them: Sequence[MetricSta
         ("missing", [(s.name, day) for s in some if s.file for day in s.cells.missing]),
         ("to be computed again", [(s.name, day) for s in some if s.file for day in s.cells.reopened]),
     ):
-        lines += repair_lines(what, cells, names, most)
-    return lines + older_sql_lines([(s.name, day) for s in some if s.file for day in s.cells.older_sql], most)
+        lines += repair_lines(what, cells, names, history_start, most)
+    older_sql = [(s.name, day) for s in some if s.file for day in s.cells.older_sql]
+    return lines + older_sql_lines(older_sql, history_start, most)
 
 
-def in_words(found: Sequence[MetricState], today: date) -> tuple[str, bool]:
-    """Return the state of all metrics in one line, and whether all is well."""
+def in_words(found: Sequence[MetricState], today: date, by_title: bool = False) -> tuple[str, bool]:
+    """Return the state of all metrics in one line, and whether all is well; they are named by title or by name."""
+
+    def named(some: Sequence[MetricState]) -> str:
+        return listed([state.file.title if by_title and state.file else state.name for state in some])
+
     wanted = [state for state in found if state.file or state.is_vanished]
-    bad = [state.name for state in wanted if state.problems(today, None)]
+    bad = [state for state in wanted if state.problems(today, None)]
     newest = {state.name: state.cells.newest_final for state in wanted if state.cells.newest_final}
     if bad:
-        return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {listed(bad)}", False
+        return f"Problems with {len(bad)} of {count(len(wanted), 'metric')}: {named(bad)}", False
     if not newest:
         return "No metric has a final row", False
     daily = [newest[state.name] for state in wanted if state.name in newest and state.cells.period == DAY]
     oldest, total = min(daily or newest.values()), count(len(wanted), "metric")
     if oldest < today - ONE_DAY and daily:
         return f"The newest final rows are of {oldest}: did the nightly run fail?", False
-    without = [state.name for state in wanted if state.name not in newest and state.cells.period == DAY]
+    without = [state for state in wanted if state.name not in newest and state.cells.period == DAY]
     if without:
-        return f"{len(newest)} of {total} final to {oldest}; no final row: {listed(without)}", False
+        return f"{len(newest)} of {total} final to {oldest}; no final row: {named(without)}", False
     return f"{'All ' if len(wanted) > 1 else ''}{total} final to {oldest}", True

@@ -13,6 +13,7 @@ from typing import Any
 from src.errors import UNREADABLE_JSON
 
 LONGEST = 200  # characters of a text that are shown
+MOST_DECIMALS = 20  # of the end of an axis, more than it needs
 # Holds every DECIMAL of MySQL. Nothing traps: what is out of range becomes Infinity or NaN, and is then not drawn.
 EXACT = Context(prec=80, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 IDENTITY = re.compile(r"(^|_)id$", re.IGNORECASE)
@@ -99,16 +100,21 @@ def brief(value: Any) -> str:
 
 
 def ends_of(low: Decimal, high: Decimal) -> tuple[str, str]:
-    """Return the ends of an axis: three digits each, or more if they would look the same."""
-    short = _short(low), _short(high)
-    return short if short[0] != short[1] or low == high else (brief(low), brief(high))
+    """Return the ends of an axis as 3.30 and 5.54, 0 and 2,408, or 0.98M and 1.35M.
 
-
-def _short(number: Decimal) -> str:
-    """Return a number as 4.51, 2,408, 98.3K or 1.35M."""
-    size = number.adjusted() if number else 0
+    Both have one unit and as many decimals: three digits of the larger, or more if they would look the same.
+    """
+    size = max((end.adjusted() for end in (low, high) if end), default=0)
     if not -5 < size < 15:
-        return f"{number:.1E}"
+        texts = f"{low:.4E}", f"{high:.4E}"
+        return texts[0] if low else "0", texts[1] if high else "0"
     thousands = size // 3 if size > 3 else 0
-    text = f"{number.scaleb(-3 * thousands):,.{max(0, 2 - size + 3 * thousands)}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + ("", "K", "M", "B", "T")[thousands]
+    places = max(0, 2 - size + 3 * thousands)
+    for more in range(MOST_DECIMALS):
+        texts = f"{low.scaleb(-3 * thousands):,.{places + more}f}", f"{high.scaleb(-3 * thousands):,.{places + more}f}"
+        if texts[0] != texts[1] or low == high:
+            break
+    while "." in texts[0] and all(text[-1] in "0." for text in texts):
+        texts = texts[0][:-1], texts[1][:-1]
+    unit = ("", "K", "M", "B", "T")[thousands]
+    return texts[0] + unit if low else "0", texts[1] + unit if high else "0"

@@ -14,6 +14,7 @@ KEYS = ("metric", "description", "title", "unit", "owner", "tags", "dimensions",
         "allow", "period", "running", "final after", "check (ended)", "warn", "usual")  # fmt: skip
 DATA_TYPES = ("card", "timeseries", "ranking")
 QUERIES = ("check", "check (ended)", "warn")  # those of KEYS whose value is a SELECT
+_COMMENT_MARKS = re.compile(r"^(--|#|/\*)\s*|\s*(\*/)?$")
 _HEADER_LINE = re.compile(r"--[ \t]+([A-Za-z][A-Za-z_ -]*?)[ \t]*(\([A-Za-z ]*\))?[ \t]*:[ \t\r]*")
 
 
@@ -38,8 +39,15 @@ class HeaderLine:
 
     @cached_property
     def statement(self) -> Statement:
-        """The value as a statement, which a check or a warning is."""
-        return Statement(tuple(read(self.value.rstrip("; \t"))), 1, self.line, self.column)
+        """The value without its comments as a statement, which a check or a warning is."""
+        text = "".join(" " * len(token.text) if token.kind == "comment" else token.text for token in read(self.value))
+        return Statement(tuple(read(text.rstrip("; \t"))), 1, self.line, self.column)
+
+    @property
+    def comment(self) -> str:
+        """What the comments in a query say: how its author names what it finds."""
+        comments = (token.text for token in read(self.value) if token.kind == "comment")
+        return " ".join(filter(None, (_COMMENT_MARKS.sub("", text) for text in comments)))
 
 
 def header_lines(text: str, tokens: Iterable[Token]) -> Iterator[HeaderLine]:

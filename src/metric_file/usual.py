@@ -96,7 +96,7 @@ def unusual(
                 said = _compared(line, number, (earlier[(len(earlier) - 1) // 2] + earlier[len(earlier) // 2]) / 2)
             if said:
                 of = f"median of {len(earlier)} {_noun(period, end)}"
-                yield f"{field} is {number:f}{' in all' if in_all else ''}, {said} ({of}); -- Usual allows {line}"
+                yield f"{field} is {number:f}{' in all' if in_all else ''}, {said} ({of}); allowed: {line}"
 
 
 def _compared(line: Usual, number: Decimal, median: Decimal) -> str:

@@ -28,7 +28,18 @@ from src.running.steps import Steps
 from src.server.codes import LOCK_GONE, REFUSES_A_VALUE, TRANSIENT
 from src.sql_loader import Catalog
 from src.storage.changes import Change, StoredRow, compare, is_readable
-from src.storage.store import BLANK, BLANK_ROW, Before, Cell, Computed, MetricStore, NewRow, Remark, Replaced
+from src.storage.store import (
+    BLANK,
+    BLANK_ROW,
+    LONGEST_TEXT,
+    Before,
+    Cell,
+    Computed,
+    MetricStore,
+    NewRow,
+    Remark,
+    Replaced,
+)
 
 log = logging.getLogger("bi_metrics")
 
@@ -55,6 +66,7 @@ class BatchResult:
     open_from: date | None = None  # the first date that had not ended when the transaction began
     reopened_count: int = 0  # cells of other dates or metrics that were current, and must be computed again
     warnings: tuple[Remark, ...] = ()  # of dates that are stored all the same
+    repeated: frozenset[Remark] = frozenset()  # warnings that were stored before, of values that have not changed
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     unsure: tuple[Remark, ...] = ()  # what checks found over earlier rows that are due; they are asked again
     redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
@@ -111,6 +123,8 @@ class Computation:
         changes = self._read_back(batch, before, results)
         found = self._row_checks.ask(steps, batch, before)
         computed = self._computed(results, found)
+        warnings = tuple(remarks(found.warnings))
+        repeated = frozenset(each for each in warnings if self._is_repeated(each, found, before))
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, before.moment, self._run_id)
         newest = max(before.newest, batch.dates[-1])
@@ -119,7 +133,7 @@ class Computation:
         self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(
-            batch, tuple(results), tuple(changes), open_from, reopened_count, tuple(remarks(found.warnings)),
+            batch, tuple(results), tuple(changes), open_from, reopened_count, warnings, repeated,
             tuple(remarks(found.accepted)), tuple(remarks(found.unsure)), redefined,
             round((time.monotonic() - clock) * 1000),
         )  # fmt: skip
@@ -347,6 +361,15 @@ class Computation:
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
+    def _is_repeated(self, warning: Remark, found: Found, before: Before) -> bool:
+        """Tell whether a cell had this warning already; the table may hold only the beginning of its warnings."""
+        cell = warning.metric, warning.metric_date
+        known, change = before.state(*cell).warning, self._changes.get(cell)
+        if change and change.kind != "unchanged":
+            return False
+        is_cut = len(known) == LONGEST_TEXT and (lines(found.warnings, *cell) or "").startswith(known)
+        return is_cut or warning.text in known.splitlines()
+
     def _redefined(self, batch: Batch, before: Before, computed: Sequence[Computed]) -> frozenset[str]:
         """Return the names that had cells of other definitions only."""
         present = {cell.name: cell.definition for cell in computed}
@@ -410,10 +433,9 @@ class Computation:
     def _file_error(self, step: Step, statement: Statement, error: StatementError | QueryError) -> DateError:
         code = error.code if isinstance(error, StatementError) else -1
         message = f"{step.label}: {step.place(statement, str(error))}: {error}"
-        if code not in TRANSIENT:
-            message = f"{message}. {self._catalog.disable_hint(step.file.name)}"
-        return DateError(message, code, step.file.name, step.dates)
+        advice = "" if code in TRANSIENT else self._catalog.disable_hint(step.file.name)
+        return DateError(message, code, step.file.name, step.dates, advice=advice)
 
     def _refusal(self, file: MetricFile, dates: Sequence[date], what: str) -> DateError:
-        message = f"{span(dates)}: {file.path}: {what}. {self._catalog.disable_hint(file.name)}"
-        return DateError(message, -1, file.name, dates)
+        message = f"{span(dates)}: {file.path}: {what}"
+        return DateError(message, -1, file.name, dates, advice=self._catalog.disable_hint(file.name))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from src.db_manager import DatabaseManager
+from src.db_manager import DatabaseManager, Row
 from src.errors import DateError, StatementError
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.header import HeaderLine
@@ -23,6 +24,7 @@ from src.wording import count, printable
 CHECKS_PER_QUERY = 100
 ROWS_SHOWN = 3  # of a check or a warning that found some
 SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
+_PLAIN_NAME = re.compile(r"[^\W\d]\w*")  # of a column: that of an expression without AS is its SQL
 
 
 @dataclass
@@ -86,7 +88,8 @@ class RowChecks:
         file, place = step.file, f"{step.file.path}:{check.line}"
         label = f"{step.label}: {place}"
         try:
-            rows = self._db.query(sql)
+            with self._db.select(sql) as (columns, found_rows):
+                rows = list(found_rows)
         except StatementError as error:
             raise DateError(f"{label}: {check.key}: {error}", error.code, file.name, step.dates) from error
         if not rows:
@@ -95,18 +98,18 @@ class RowChecks:
             except QueryError as error:
                 raise DateError(f"{label}: {check.key}: {error}", -1, file.name, step.dates) from error
             return
-        text = sql if len(sql) <= SQL_SHOWN else f"{sql[:SQL_SHOWN]}..."
-        shown = "; ".join(", ".join(map(str, row)) for row in rows[:ROWS_SHOWN])
-        what = f"{text} returned {count(len(rows), 'row')}: {shown}"
+        text = sql.strip()
+        text = text if len(text) <= SQL_SHOWN else f"{text[:SQL_SHOWN]}..."
+        what = _in_words(check, columns, rows)
         names = self._names_with_cells(file, batch)
         notes = found.warnings if check.is_warning else found.accepted
         if not check.is_warning and not all(self._may_fail(name, day, batch, before) for name in names):
             notes = found.unsure
         if notes is found.unsure and not self._follows_what_is_due(names, batch):
-            cures = f"{self._accept_hint(names, day, batch)}{self._catalog.disable_hint(file.name)}"
-            raise DateError(f"{label}: check failed: {what}. {cures}", -1, file.name, step.dates)
+            raise DateError(f"{label}: check failed: {what} ({text})", -1, file.name, step.dates,
+                            advice=self._cure(names, day, batch))  # fmt: skip
         for name in names:
-            notes.setdefault((name, day), []).append(printable(f"{place}: {what}"))
+            notes.setdefault((name, day), []).append(printable(f"{what} ({place}: {text})"))
 
     def _may_fail(self, name: str, day: date, batch: Batch, before: Before) -> bool:
         """Tell whether the checks of a cell may fail: this run accepts it, or one of the same definition has."""
@@ -143,13 +146,25 @@ class RowChecks:
                 texts = unusual(file.usual, own, others, file.period, day, in_all=file.data_type == "timeseries")
                 found.warnings.setdefault((name, day), []).extend(map(printable, texts))
 
-    def _accept_hint(self, names: Sequence[str], day: date, batch: Batch) -> str:
-        """Return the command that stores cells as they are; "" for a period that ends in the future."""
+    def _cure(self, names: Sequence[str], day: date, batch: Batch) -> str:
+        """Return what to do about a check that fails; a period that ends in the future cannot be accepted."""
         if day > self._today or not self._catalog.cells.issuperset(names):
-            return ""
+            return "Mend the file or the data"
         words = [f"--initial {day} {day}" if batch.mode is Mode.INITIAL else str(day)]
         words += [f"--accept {shlex.quote(name)}" for name in sorted({*names, *batch.accepts})]
-        return f"If the number is right: python run_metrics.py {' '.join(words)}. "
+        return f"If the number is right: python run_metrics.py {' '.join(words)}; else mend the file or the data"
+
+
+def _in_words(check: HeaderLine, columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return what a query has found, for a reader who knows no SQL: the comment in it, and its first rows."""
+    shown = "; ".join(", ".join(map(_named, columns, row)) for row in rows[:ROWS_SHOWN])
+    more = f"; and {count(len(rows) - ROWS_SHOWN, 'more row')}" if rows[ROWS_SHOWN:] else ""
+    return f"{check.comment}: {shown}{more}" if check.comment else f"found {shown}{more}"
+
+
+def _named(column: str, value: object) -> str:
+    text = "null" if value is None else str(value)
+    return f"{column} = {text}" if _PLAIN_NAME.fullmatch(column) and column != text else text
 
 
 def remarks(found: Mapping[Cell, Sequence[str]]) -> Iterator[Remark]:

@@ -10,7 +10,7 @@ from datetime import date, tzinfo
 from functools import lru_cache
 from typing import Any, Literal
 
-from src.dates import ONE_DAY, day_end, utc_text
+from src.dates import OLDEST_DATE, ONE_DAY, day_end, utc_text
 from src.db_manager import DatabaseManager
 from src.errors import MetricsError
 from src.metric_file.checks import LONGEST_NAME
@@ -44,6 +44,7 @@ class CellState:
     definition: str | None = None  # of the SQL that computed it; None: unknown
     is_accepted: bool = False  # its checks may fail
     is_maturing: bool = False  # of a helper: open, and computed when its date had ended
+    warning: str = ""  # a line for each
 
 
 MISSING = CellState("missing")
@@ -162,17 +163,24 @@ class MetricStore:
                     f"table {table} is in engine {found[table]}, which cannot roll back; "
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
-        old = self._db.query(
-            "SELECT 1 FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
+        wrong = self._db.query(
+            "SELECT NULL FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
             "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) "
             "AND NOT EXISTS (SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() "
             "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date') "
-            "UNION ALL SELECT 1 FROM (SELECT 1 AS one) AS always "
+            "UNION ALL SELECT NULL FROM (SELECT 1 AS one) AS always "
             "WHERE NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() "
-            "AND table_name = 'bi_metric_state' AND column_name = %s)", (NEWEST_COLUMN,),
+            "AND table_name = 'bi_metric_state' AND column_name = %s) "
+            "UNION ALL (SELECT metrics FROM bi_metrics GROUP BY metrics HAVING MIN(metric_date) < %s LIMIT 1)",
+            (NEWEST_COLUMN, OLDEST_DATE),
         )  # fmt: skip
-        if old:  # a run would store some states, and the upgrade would take them for all
+        if (None,) in wrong:  # a run would store some states, and the upgrade would take them for all
             raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
+        if wrong:
+            raise MetricsError(
+                f"bi_metrics has a row of {wrong[0][0]} whose metric_date is 0000-00-00, which is no date; correct it, "
+                f"or run: DELETE FROM bi_metrics WHERE metric_date < '{OLDEST_DATE}'"
+            )
         unique = self._db.query(
             "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
             "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'bi_metrics' "
@@ -212,26 +220,26 @@ class MetricStore:
         where, args = _where("m.metrics", "m.metric_date", {name: with_bases[name] for name in metrics})
         found = self._db.query(
             f"SELECT UNIX_TIMESTAMP(), {self._db.run_lock.is_ours}, newest, m.metrics, m.metric_date, m.data_type, "
-            "m.f_list, m.value_list, s.state, s.definition, s.accepted IS NOT NULL "
+            "m.f_list, m.value_list, s.state, s.definition, s.accepted IS NOT NULL, COALESCE(s.warning, '') "
             "FROM (SELECT MAX(metric_date) AS newest FROM bi_metric_state) AS always "
             f"LEFT JOIN bi_metrics AS m ON {where} "
             "LEFT JOIN bi_metric_state AS s ON s.metric = m.metrics AND s.metric_date = m.metric_date",
             args,
         )
         rows, states = {}, {}
-        for name, day, data_type, f_list, value_list, state, definition, is_accepted in (row[3:] for row in found):
+        for name, day, data_type, f_list, value_list, state, definition, accepted, warning in (r[3:] for r in found):
             if name is not None:
-                states[name, day] = CellState(state or "reopened", definition, bool(is_accepted))
+                states[name, day] = CellState(state or "reopened", definition, bool(accepted), warning=warning)
                 if day != bases.get(name):
                     rows[name, day] = StoredRow(data_type, f_list, value_list)
         if helpers:
             where, args = _where("metric", "metric_date", {name: with_bases[name] for name in helpers})
-            for name, day, state, definition, is_accepted, computed in self._db.query(
-                "SELECT metric, metric_date, state, definition, accepted IS NOT NULL, "
+            for name, day, state, definition, accepted, warning, computed in self._db.query(
+                "SELECT metric, metric_date, state, definition, accepted IS NOT NULL, COALESCE(warning, ''), "
                 f"TIMESTAMPDIFF(SECOND, '1970-01-01', computed_at) FROM bi_metric_state WHERE {where}", args,
             ):  # fmt: skip
                 is_maturing = state == "open" and computed is not None and self.has_ended(day, computed)
-                states[name, day] = CellState(state, definition, bool(is_accepted), is_maturing)
+                states[name, day] = CellState(state, definition, bool(accepted), is_maturing, warning)
         moment, holds_lock, newest = found[0][:3]
         return Before(int(moment), bool(holds_lock), newest or date.min, rows, states)
 
