@@ -178,6 +178,40 @@ REFUSED = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("where", "is_of_date"),
+    [
+        ("", True),
+        ("WHERE 1 = 1", True),
+        ("WHERE day = %(metric_date)s", True),
+        ("WHERE %(metric_date)s = day AND kind = 'a'", True),
+        ("WHERE day <=> DATE(%(day_start_utc)s)", True),
+        ("WHERE day IN (%(metric_date)s)", True),
+        ("WHERE day BETWEEN %(metric_date)s - INTERVAL 6 DAY AND %(metric_date)s", True),
+        ("WHERE at >= %(day_start_utc)s AND at < %(day_end_utc)s", True),
+        ("WHERE %(day_start_utc)s <= at AND %(day_end_utc)s > at", True),
+        ("WHERE day = @day", True),
+        ("WHERE id > 0", False),
+        ("WHERE id IS NOT NULL", False),
+        ("WHERE day > '1000-01-01'", False),
+        ("WHERE day <> %(metric_date)s", False),
+        ("WHERE day NOT IN (%(metric_date)s)", False),
+        ("WHERE day < %(metric_date)s - INTERVAL 90 DAY", False),
+        ("WHERE day >= %(metric_date)s", False),
+        ("WHERE day = %(metric_date)s LIMIT 1000", False),
+        ("LIMIT 1000", False),
+    ],
+)
+def test_a_helper_deletes_the_rows_of_its_date_or_all_before_a_plain_insert(
+    where: str, is_of_date: bool, tmp_path: Path
+) -> None:
+    text = f"-- Description: d\nDELETE FROM h {where};\nINSERT INTO h SELECT n, %(metric_date)s FROM s"
+    expected = [] if is_of_date else [("not-idempotent", 3, 1)]
+    assert [each for each in found(tmp_path, text) if each[0] != "unset-variable"] == expected
+    upsert = f"{text} ON DUPLICATE KEY UPDATE n = VALUES(n)"  # which needs no DELETE
+    assert [each for each in found(tmp_path, upsert) if each[0] != "unset-variable"] == []
+
+
 @pytest.mark.parametrize(("rule", "statement", "column"), IN_STATEMENTS)
 def test_a_fault_is_found_at_its_line_and_column(rule: str, statement: str, column: int, tmp_path: Path) -> None:
     assert (rule, 7, column) in found(tmp_path, around(statement))
@@ -211,7 +245,7 @@ FINE = [
     "SELECT @@autocommit, \\N INTO @a, @b",
     "DO (SELECT t.last_insert_id + nextval + identity + `row_count` + t.value FROM t)",
     "SELECT @n := @n + 1 AS n FROM t",
-    "DELETE FROM game.helper WHERE a = 1; INSERT INTO Helper TABLE t; INSERT IGNORE INTO helper VALUES (1)",
+    "DELETE FROM game.helper WHERE a = %(dates)s; INSERT INTO Helper TABLE t; INSERT IGNORE INTO helper VALUES (1)",
     "INSERT INTO helper SELECT 1, 'wait FOR UPDATE here' FROM t ON DUPLICATE KEY UPDATE a = 1",
     "REPLACE INTO helper VALUES (1)",
     "DELETE h FROM game.helper AS h WHERE day = %(metric_date)s; WITH q AS (SELECT 1) DELETE FROM helper; "
@@ -623,7 +657,7 @@ def test_a_column_that_is_added_to_itself_is_not_idempotent(assignments: str, co
     text = f"-- Description: d\nINSERT INTO game.h SELECT %(dates)s ON DUPLICATE KEY UPDATE {assignments}"
     found = [problem for problem in problems(tmp_path, {"x.sql": text}) if problem.rule == "not-idempotent"]
     assert [f"{column} is added to what is there" in problem.message for problem in found] == [True] * bool(column)
-    emptied = text.replace("INSERT", "DELETE FROM h WHERE d = 1; INSERT", 1)
+    emptied = text.replace("INSERT", "DELETE FROM h WHERE d = %(dates)s; INSERT", 1)
     assert problems(tmp_path, {"x.sql": emptied}) == []
 
 
