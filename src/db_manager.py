@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from pymysql.converters import conversions
 from pymysql.cursors import Cursor, SSCursor
 
 from config.database import GROUP_CONCAT_BYTES, Settings
-from src.errors import DatabaseError, Interrupted, SettingsError, StatementError
+from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, StatementError
 from src.server.codes import (
     LOST,
     NEEDS_A_RIGHT,
@@ -153,6 +153,29 @@ class DatabaseManager:
             text += "; the limit is the server's own (max_statement_time or max_execution_time)"
         cure = f"; {_CURES[code]}" if code in _CURES else ""
         return StatementError(meaning(code, text), f"({code}) {' '.join(text.split())}{cure}")
+
+    @contextmanager
+    def leaving_nothing(self, cleanup: Sequence[str], runs_code: bool) -> Iterator[None]:
+        """Run the statements of `cleanup` before the block and behind it, also if it fails, and keep the settings."""
+        with self.keeping_settings(runs_code):
+            for sql in cleanup:
+                self.execute(sql)
+            try:
+                yield
+            except MetricsError:
+                self._clean_up_after_failure(cleanup)
+                raise
+            for sql in cleanup:
+                self.execute(sql)
+
+    def _clean_up_after_failure(self, cleanup: Sequence[str]) -> None:
+        """Never raises: a connection that cannot be cleaned up is closed."""
+        try:
+            for sql in cleanup if not self.is_lost() else ():
+                self.execute(sql)
+        except StatementError as error:
+            log.debug("what a file left could not be removed: %s", error)
+            self.close()
 
     @contextmanager
     def keeping_settings(self, runs_code: bool) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
-from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
 from src.metric_file.reads import Behind, Unclear, closure, reads_behind, trigger_of
-from src.metric_file.text import SPACE, Table, Token
+from src.metric_file.text import METRICS_TABLE, SPACE, Table, Token
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -204,15 +204,28 @@ class Catalog:
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
         if not self._behind:
             return []
-        written = ((s.target, s.code[0]) for s in file.lasting_writes() if s.target and not s.writes_metrics)
-        triggers = [(trigger_of(table.lower()), token) for table, token in written]
+        triggers = [(trigger_of(table), token) for table, token in self.written_by(file)]
         named = [*file.reads.tables.items(), *file.reads.functions.items()]
         known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
         return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
 
+    def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Token]]:
+        """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
+        for statement in file.lasting_writes():
+            if statement.target and not statement.writes_metrics:
+                target = statement.target.lower()
+                through = self._behind[str(target)].tables if str(target) in self._behind else ()
+                yield from ((table, statement.code[0]) for table in (target, *through))
+
     def behind(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
-        return [self._behind[name] for name, _ in self._views_of(file)]
+        on_metrics = self.behind_metrics if file.kind is Kind.INSERT else []
+        return [*(self._behind[name] for name, _ in self._views_of(file)), *on_metrics]
+
+    @cached_property
+    def behind_metrics(self) -> list[Behind]:
+        """What is behind the triggers on bi_metrics; none if there are none."""
+        return [each for name, each in self._behind.items() if name == trigger_of(Table("", METRICS_TABLE))]
 
     def runs_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""
@@ -225,10 +238,14 @@ class Catalog:
         named = {str(name) for name in (*file.reads.tables, *file.reads.functions)}
         return any(self._behind[name].written for name in named & self._behind.keys())
 
-    def checks_run_code(self, file: MetricFile) -> bool:
-        """The same, of the checks of a file."""
+    def behind_checks(self, file: MetricFile) -> list[Behind]:
+        """Return what is behind the views and stored functions that the checks of a file use."""
         named = {str(name) for name in (*file.reads_of_checks.tables, *file.reads_of_checks.functions)}
-        return any(self._behind[name].is_code for name in named & self._behind.keys())
+        return [self._behind[name] for name in sorted(named & self._behind.keys())]
+
+    def checks_run_code(self, file: MetricFile) -> bool:
+        """Tell whether a stored function is known to run with the checks of a file."""
+        return any(each.is_code for each in self.behind_checks(file))
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
@@ -239,8 +256,9 @@ class Catalog:
         """By the lower-case name of a lasting table: the names whose files write it, and how they name it."""
         found: dict[str, list[tuple[str, Table]]] = {}
         for name, files in self.by_name.items():
-            written = {s.target for file in files for s in file.lasting_writes() if s.target and not s.writes_metrics}
-            written |= {table for file in files for behind in self.behind(file) for table in behind.written}
+            written = {table for file in files for table, _ in self.written_by(file)}
+            written |= {table for file in files for view, _ in self._views_of(file)
+                        for table in self._behind[view].written}  # fmt: skip
             for table in written:
                 found.setdefault(table.name.lower(), []).append((name, table))
         return found

@@ -216,6 +216,57 @@ def test_a_temporary_table_of_a_stored_function_ends_with_the_file(project: Proj
     assert "Seen' doesn't exist" in result.stderr
 
 
+SEEN = """
+CREATE TABLE kept (day DATE PRIMARY KEY);
+CREATE FUNCTION notes(n INT) RETURNS INT DETERMINISTIC BEGIN
+    CREATE TEMPORARY TABLE IF NOT EXISTS `Seen` (n INT); SET @noted = n; RETURN n;
+END;
+CREATE FUNCTION seen() RETURNS INT DETERMINISTIC RETURN COALESCE(@seen, @noted);
+"""
+ON_METRICS = """
+CREATE TRIGGER odd_metrics BEFORE {} ON bi_metrics FOR EACH ROW
+    BEGIN SET SESSION div_precision_increment = 0; SET time_zone = '-11:00', @seen = notes(5); END;
+"""
+ASKS = "SELECT 1 / 3 AS third, @@time_zone AS zone, seen() AS seen, %(metric_date)s AS day"
+
+
+@pytest.mark.parametrize("when", ["INSERT", "UPDATE"])
+@pytest.mark.parametrize("words", [[DAY], DAYS, ["--initial", *DAYS], [*DAYS, "--dry-run"], ["--verify", *DAYS]])
+def test_what_a_trigger_on_bi_metrics_sets_ends_with_its_statement(
+    project: Project, when: str, words: list[str]
+) -> None:
+    project.database.execute(SEEN)
+    project.write("1_select.sql", select("SELECT 1 AS n, %(metric_date)s AS day"))
+    project.write("2_helper.sql", select("REPLACE INTO kept VALUES (%(metric_date)s)"))  # the rows are sent before it
+    project.write("3_after.sql", select(ASKS))
+    project.write("4_insert.sql", metric_sql("insert"))
+    project.write("5_last.sql", select(ASKS))
+    utc = {"DB_TIME_ZONE": "+00:00"}
+    assert project.run(*DAYS, env=utc).returncode == 0
+    right = project.database.metrics()
+    project.database.execute(ON_METRICS.format(when))
+    result = project.run(*words, env=utc)
+    assert (result.returncode, project.database.metrics()) == (0, right), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("metric", [select("SELECT 1 AS n, %(metric_date)s AS day"), metric_sql("made")])
+def test_a_temporary_table_of_a_trigger_on_bi_metrics_ends_with_its_statement(project: Project, metric: str) -> None:
+    project.database.execute(SEEN + ON_METRICS.format("INSERT"))
+    project.write("1_made.sql", metric)
+    project.write("2_helper.sql", select("REPLACE INTO kept VALUES (%(metric_date)s)"))
+    project.write("3_reads.sql", select("SELECT COUNT(*) AS n, %(metric_date)s AS day FROM Seen"))
+    assert "Seen' doesn't exist" in project.run(DAY).stderr
+
+
+@pytest.mark.parametrize("words", [DAYS, ["--initial", *DAYS]])
+def test_what_a_function_of_a_check_sets_is_not_there_for_the_next_check(project: Project, words: list[str]) -> None:
+    project.database.execute(SEEN)
+    project.write("1_m.sql", select("SELECT 1 AS n, %(metric_date)s AS day", "-- Check: SELECT 1 WHERE notes(5) = 7"))
+    project.write("2_k.sql", select("SELECT 1 AS n, %(metric_date)s AS day", "-- Check: SELECT 1 WHERE seen() = 5"))
+    result = project.run(*words)
+    assert result.returncode == 0, result.stderr
+
+
 WRITES = """
 CREATE TABLE kept (day DATE PRIMARY KEY, n INT); CREATE TABLE noted (day DATE PRIMARY KEY, n INT);
 CREATE TRIGGER note_kept AFTER INSERT ON kept FOR EACH ROW
@@ -223,17 +274,32 @@ CREATE TRIGGER note_kept AFTER INSERT ON kept FOR EACH ROW
 CREATE FUNCTION note(noted_day DATE, k INT) RETURNS INT MODIFIES SQL DATA BEGIN
     REPLACE INTO noted SELECT noted_day, k; UPDATE noted SET n = n + 0; RETURN k;
 END;
+CREATE PROCEDURE note_it(noted_day DATE, k INT) REPLACE INTO noted VALUES (noted_day, k);
+CREATE FUNCTION calls_note(noted_day DATE, k INT) RETURNS INT MODIFIES SQL DATA BEGIN
+    CALL note_it(noted_day, k); RETURN k;
+END;
+CREATE FUNCTION keep(kept_day DATE, k INT) RETURNS INT MODIFIES SQL DATA BEGIN
+    REPLACE INTO kept VALUES (kept_day, k); RETURN k;
+END;
+CREATE VIEW noted_view AS SELECT day, n FROM noted; CREATE VIEW kept_view AS SELECT day, n FROM kept;
+CREATE TABLE parent (day DATE PRIMARY KEY, n INT);
+CREATE TRIGGER note_parent AFTER INSERT ON parent FOR EACH ROW REPLACE INTO kept VALUES (NEW.day, NEW.n);
 CREATE TABLE source (n INT); INSERT INTO source VALUES (7);
 """
 WRITERS = {
     "a trigger": "REPLACE INTO kept SELECT %(metric_date)s, n FROM source",
     "a function": "SELECT note(%(metric_date)s, n) AS n FROM source",
     "a function in a helper": "REPLACE INTO kept SELECT %(metric_date)s, note(%(metric_date)s, n) FROM source",
+    "a procedure of a function": "SELECT calls_note(%(metric_date)s, n) AS n FROM source",
+    "a view": "REPLACE INTO noted_view SELECT %(metric_date)s, n FROM source",
+    "a trigger behind a view": "REPLACE INTO kept_view SELECT %(metric_date)s, n FROM source",
+    "a trigger behind a trigger": "REPLACE INTO parent SELECT %(metric_date)s, n FROM source",
+    "a trigger behind a function": "SELECT keep(%(metric_date)s, n) AS n FROM source",
 }
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_what_a_function_or_a_trigger_writes_is_written_by_its_file(project: Project, writer: str) -> None:
+def test_what_a_file_writes_through_something_else_is_written_by_it(project: Project, writer: str) -> None:
     project.database.execute(WRITES)
     project.write("5_writes.sql", select(WRITERS[writer]))
     early = project.write("2_reads.sql", select("SELECT n FROM noted WHERE day = %(metric_date)s", "-- Empty: ok"))

@@ -105,7 +105,7 @@ class Behind(NamedTuple):
 
 
 def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
-    """Return the tables and the functions, in lower case, that the definition of a view or stored function names."""
+    """Return the tables and the routines, in lower case, that the definition of a view or a routine names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
     schema = name.rpartition(".")[0]  # of names that have none
@@ -114,14 +114,24 @@ def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
         names = (table_at(code, i).lower() for i in places)
         return {Table(each.schema or schema, each.name) for each in names}
 
-    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and words[i + 1] == "(")
+    def is_routine(i: int) -> bool:
+        start = i - 2 if words[i - 1] == "." else i
+        return words[i + 1] == "(" or (words[start - 1] == "CALL" and words[i + 1] != ".")
+
+    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and is_routine(i))
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
-    """Return what views and stored functions read, by name as in `definitions`; one that is "" is unreadable."""
+    """Return what views, routines and triggers read, by name as in `definitions`; one that is "" is unreadable."""
     ours = {name for name in definitions if name.rpartition(".")[2] in METRICS_VIEWS}  # they are read by name
     named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
-    inner = {name: named.keys() & {str(each) for each in found | called} for name, (found, called) in named.items()}
+    written = {name: set(_written_tables(name, read(definitions[name]))) for name in named}
+    for some in written.values():  # through a view
+        some |= set().union(*(named[str(table)][0] for table in some if str(table) in named))
+    inner = {
+        name: named.keys() & {*map(str, found | called), *map(trigger_of, written[name])}
+        for name, (found, called) in named.items()
+    }
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -139,7 +149,7 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
             any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
             {table for each in reached for table in _temporary_tables(each, tokens[each])},
-            {table for each in reached for table in _written_tables(each, tokens[each])},
+            {table for each in reached for table in written[each]},
         )
     return behind
 

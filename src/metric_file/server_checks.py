@@ -11,9 +11,9 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import named_in, trigger_of
+from src.metric_file.reads import named_in, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, Table, items, place, unquoted
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, items, place, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
@@ -22,9 +22,9 @@ _VIEWS = (
     "SELECT table_name, view_definition FROM information_schema.views "
     "WHERE table_schema = %s AND LOWER(table_name) IN %s"
 )
-_FUNCTIONS = (
-    "SELECT routine_name, routine_definition FROM information_schema.routines "
-    "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
+_ROUTINES = (  # a function and a procedure may have the same name
+    "SELECT LOWER(routine_name), GROUP_CONCAT(routine_definition SEPARATOR ';') FROM information_schema.routines "
+    "WHERE routine_schema = %s AND LOWER(routine_name) IN %s GROUP BY 1"
 )
 _TRIGGERS = (  # those that this account may see
     "SELECT LOWER(event_object_table), GROUP_CONCAT(action_statement SEPARATOR ';') FROM information_schema.triggers "
@@ -83,33 +83,34 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
-    """Return the definition of each view and stored function that a file, or one of them, names, and of triggers.
+    """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
     Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
-    The triggers are those of the tables that files write.
+    The triggers are those of bi_metrics, and of the tables that files, or what is found, write.
     """
     schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
     schemas[""] = database.server_name
-    definitions: dict[str, str] = {}
-    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
-    for schema in {table.schema for table in written} & schemas.keys():
-        among = sorted(table.name for table in written if table.schema == schema)
-        for name, definition in database.query(_TRIGGERS, (schemas[schema], among)):
-            definitions[trigger_of(Table(schema, name))] = definition
-    asked: set[Table] = set()
-    inside = [named_in(name, definition) for name, definition in definitions.items()]
-    names = set().union(*(tables | functions for tables, functions in inside))
+    targets = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    names, written = {*targets}, {*targets, Table("", METRICS_TABLE)}
     for reads in (each for file in catalog.files for each in (file.reads, file.reads_of_checks)):
         names |= {*reads.tables, *reads.functions}
-    while names:
-        for schema in {name.schema for name in names} & schemas.keys():
-            among = sorted(name.name for name in names if name.schema == schema)
-            for query in (_VIEWS, _FUNCTIONS):
-                found = database.query(query, (schemas[schema], among))
-                definitions |= {str(Table(schema, name.lower())): definition or "" for name, definition in found}
+    definitions: dict[str, str] = {}
+    asked: set[Table] = set()
+    asked_written: set[Table] = set()
+    while names or written:
+        for schema in {each.schema for each in names | written} & schemas.keys():
+            for query, some, key in ((_VIEWS, names, str), (_ROUTINES, names, str), (_TRIGGERS, written, trigger_of)):
+                among = sorted(each.name for each in some if each.schema == schema)
+                for name, definition in database.query(query, (schemas[schema], among)) if among else ():
+                    definitions[key(Table(schema, name.lower()))] = definition or ""
         asked |= names
+        asked_written |= written
+        behind = reads_behind(definitions)
+        written = set().union(*(each.written for each in behind.values()))
+        written |= set().union(*(behind[str(table)].tables for table in asked_written if str(table) in behind))
         inside = [named_in(name, definition) for name, definition in definitions.items()]
-        names = set().union(*(tables | functions for tables, functions in inside)) - asked
+        names = set().union(written, *(tables | routines for tables, routines in inside)) - asked
+        written -= asked_written
     return definitions
 
 
@@ -129,6 +130,8 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
             message = f"the temporary table {name} would hide the table of this name from the file; rename it"
             found.append(Problem(file.path, statement.line, statement.column, "error", "hides-a-table", message))
     return sorted(found)
+
+
 def named_zones(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
     """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL."""
     places: dict[tuple[str, str], tuple[int, int]] = {}

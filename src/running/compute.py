@@ -6,8 +6,8 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -16,7 +16,7 @@ from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile
 from src.metric_file.parameters import Parameters
-from src.metric_file.step import Step
+from src.metric_file.step import Step, cleanup
 from src.metric_file.text import Statement
 from src.running.finality import Written, cells_to_reopen
 from src.running.plan import Batch
@@ -151,10 +151,11 @@ class Computation:
         names = {file.name for file in batch.files if file.kind is Kind.INSERT}.intersection(n for n, _ in before.rows)
         changed = {name for name, day in before.rows if name in names and self._steps.is_redefined(name, day, before)}
         try:
-            for some, with_fields in ((names - changed, False), (changed, True)):
-                if some:
-                    rows = {name: batch.dates_of[name] for name in sorted(some)}
-                    self._store.blank(rows, self._blank_text, with_fields)
+            with self._firing_triggers():
+                for some, with_fields in ((names - changed, False), (changed, True)):
+                    if some:
+                        rows = {name: batch.dates_of[name] for name in sorted(some)}
+                        self._store.blank(rows, self._blank_text, with_fields)
         except StatementError as error:
             if error.code not in REFUSES_A_VALUE:
                 raise
@@ -169,37 +170,14 @@ class Computation:
         log.info("%s %s: start", step.label, step.file.path)
         if self._may_read_unsent(step.file):
             self._send_rows()
-        with self._leaving_nothing(step):
+        behind = self._catalog.behind(step.file)
+        with self._db.leaving_nothing(step.cleanup(behind), self._catalog.runs_code(step.file)):
             rows_of_metrics, rows_of_others, milliseconds = self._execute_statements(step, before)
         by_whom = " by a reader" if milliseconds else ""
         milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
         log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
         has_written = rows_of_others > 0 or self._catalog.functions_write(step.file)
         return StepResult(step, milliseconds, rows_of_metrics, has_written)
-
-    @contextmanager
-    def _leaving_nothing(self, step: Step) -> Iterator[None]:
-        """Let a step leave nothing for the next one, also if it fails: tables, variables, settings of the session."""
-        cleanup = step.cleanup(self._catalog.behind(step.file))
-        with self._db.keeping_settings(self._catalog.runs_code(step.file)):
-            for sql in cleanup:
-                self._db.execute(sql)
-            try:
-                yield
-            except DateError:
-                self._clean_up_after_failure(cleanup)
-                raise
-            for sql in cleanup:
-                self._db.execute(sql)
-
-    def _clean_up_after_failure(self, cleanup: Sequence[str]) -> None:
-        """Never raises: a connection that cannot be cleaned up is closed."""
-        try:
-            for sql in cleanup if not self._db.is_lost() else ():
-                self._db.execute(sql)
-        except StatementError as error:
-            log.debug("what a file left could not be removed: %s", error)
-            self._db.close()
 
     def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, int]:
         """Return the rows that were written, of bi_metrics and of other tables, and a reader's milliseconds, or 0."""
@@ -252,16 +230,22 @@ class Computation:
         One by one, an error belongs to one file, and a statement that was too large succeeds in parts.
         """
         unsent, self._unsent, self._unsent_names, self._unsent_size = self._unsent, [], set(), 0
-        try:
-            self._store.write(row for _, row in unsent)
-        except StatementError as refused:
-            if refused.code in TRANSIENT:
-                raise
-            for step, row in unsent:
-                try:
-                    self._store.write([row])
-                except StatementError as error:
-                    raise self._file_error(step, step.file.statements[-1], error) from error
+        with self._firing_triggers():
+            try:
+                self._store.write(row for _, row in unsent)
+            except StatementError as refused:
+                if refused.code in TRANSIENT:
+                    raise
+                for step, row in unsent:
+                    try:
+                        self._store.write([row])
+                    except StatementError as error:
+                        raise self._file_error(step, step.file.statements[-1], error) from error
+
+    def _firing_triggers(self) -> AbstractContextManager[None]:
+        """Let triggers on bi_metrics leave nothing for the files."""
+        behind = self._catalog.behind_metrics
+        return self._db.leaving_nothing(cleanup(behind), any(each.is_code for each in behind))
 
     def _fill_empty(self, step: Step, rows_of_metrics: int, before: Before) -> None:
         """Store the value of `-- Empty:` for each date on which an INSERT metric has no row."""

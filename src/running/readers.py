@@ -290,9 +290,8 @@ def written_names(catalog: Catalog) -> frozenset[str]:
     """Return the names, in lower case, of all tables that a statement of a run may write, and perhaps of others."""
     written = {*OUR_TABLES, *METRICS_VIEWS}
     for file in catalog.files:
+        written |= {table.name for table, _ in catalog.written_by(file)} | file.temporary_tables
         for statement in file.statements:
-            if statement.target:
-                written.add(statement.target.name.lower())
             if statement.verb in ("UPDATE", "DELETE"):  # either may write more than one table
                 written |= {token.name for token in statement.code}
     for text in catalog.views.values():  # a stored function may write
