@@ -32,6 +32,7 @@ from src.metric_file.given import load_tests
 from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
+    foreign_keys,
     hidden_tables,
     keyless_temporary_tables,
     named_zones,
@@ -317,6 +318,7 @@ class Listing:
     def _ask_what_is_stored(self, database: DatabaseManager) -> None:
         stored, views = self._store(database).names(), views_and_functions(database, self.catalog)
         self.catalog = replace(self.catalog, stored=stored, views=views)
+        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(database, self.catalog))
 
     def _store(self, database: DatabaseManager) -> MetricStore:
         return MetricStore(database, self.zone, self.settings.metrics_mend_days)

@@ -34,6 +34,7 @@ from src.metric_file.file import MetricFile, Mode
 from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
+    foreign_keys,
     hidden_tables,
     keyless_temporary_tables,
     named_zones,
@@ -185,6 +186,7 @@ class Run:
             self.catalog, stored=self.store.names(), computed=self.store.computed(),
             views=views_and_functions(self.database, self.catalog),
         )  # fmt: skip
+        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(self.database, self.catalog))
         self._check_files()
         files = self._files_that_may_run()
         for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):

@@ -15,8 +15,8 @@ from unicodedata import normalize
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, Unclear, closure, reads_behind, trigger_of
-from src.metric_file.text import METRICS_TABLE, SPACE, Table, Token
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, reads_behind, trigger_of
+from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -35,6 +35,7 @@ class Catalog:
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
     views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
+    foreign_keys: Collection[ForeignKey] = ()  # those of the tables that files write
 
     # --- files and names ----------------------------------------------------------------------------------------------
 
@@ -204,18 +205,38 @@ class Catalog:
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
         if not self._behind:
             return []
-        triggers = [(trigger_of(table), token) for table, token in self.written_by(file)]
+        triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
         named = [*file.reads.tables.items(), *file.reads.functions.items()]
         known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
         return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
 
-    def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Token]]:
+    def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Statement]]:
         """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
         for statement in file.lasting_writes():
             if statement.target and not statement.writes_metrics:
                 target = statement.target.lower()
                 through = self._behind[str(target)].tables if str(target) in self._behind else ()
-                yield from ((table, statement.code[0]) for table in (target, *through))
+                yield from ((table, statement) for table in (target, *through))
+
+    def every_table_written(self, file: MetricFile) -> set[Table]:
+        """Return the lasting tables, but bi_metrics, that a file writes: also by functions, triggers, foreign keys."""
+        found = {table for name, _ in self._views_of(file) for table in self._behind[name].written}
+        changed = self._changed_by_keys(found)
+        for table, statement in self.written_by(file):
+            found.add(table)
+            if statement.verb != "INSERT":  # ON DUPLICATE KEY UPDATE moves no key of its row
+                changed |= self._changed_by_keys([table], statement.verb != "UPDATE", statement.verb != "DELETE")
+        while changed - found:
+            found |= changed
+            changed = self._changed_by_keys(changed)
+        return found
+
+    def _changed_by_keys(self, tables: Iterable[Table], deletes: bool = True, updates: bool = True) -> set[Table]:
+        """Return the tables that foreign keys change when rows of some tables are deleted or updated."""
+        return {
+            key.child for table in tables for key in self.foreign_keys
+            if key.parent.is_same(table) and ((deletes and key.on_delete) or (updates and key.on_update))
+        }  # fmt: skip
 
     def behind(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
@@ -256,10 +277,7 @@ class Catalog:
         """By the lower-case name of a lasting table: the names whose files write it, and how they name it."""
         found: dict[str, list[tuple[str, Table]]] = {}
         for name, files in self.by_name.items():
-            written = {table for file in files for table, _ in self.written_by(file)}
-            written |= {table for file in files for view, _ in self._views_of(file)
-                        for table in self._behind[view].written}  # fmt: skip
-            for table in written:
+            for table in set[Table]().union(*map(self.every_table_written, files)):
                 found.setdefault(table.name.lower(), []).append((name, table))
         return found
 

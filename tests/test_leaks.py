@@ -315,6 +315,82 @@ def test_what_a_file_writes_through_something_else_is_written_by_it(project: Pro
     assert states["reads"] == "reopened"
 
 
+FAMILY = """
+CREATE TABLE parent (day DATE PRIMARY KEY, n INT) ENGINE = InnoDB;
+CREATE TABLE child (day DATE, n INT, UNIQUE (day), FOREIGN KEY (day) REFERENCES parent (day) ON {}) ENGINE = InnoDB;
+CREATE TABLE grandchild (day DATE, n INT, FOREIGN KEY (day) REFERENCES child (day) ON {}) ENGINE = InnoDB;
+CREATE FUNCTION gone(parent_day DATE) RETURNS INT MODIFIES SQL DATA BEGIN
+    DELETE FROM parent WHERE day = parent_day; RETURN 1;
+END;
+CREATE VIEW parents AS SELECT day, n FROM parent;
+INSERT INTO parent VALUES ('2025-01-14', 1), ('2025-01-15', 2), ('2025-01-16', 3);
+INSERT INTO child SELECT * FROM parent; INSERT INTO grandchild SELECT * FROM parent;
+"""
+DELETES = "DELETE FROM parent WHERE day = %(metric_date)s"
+MOVES = "UPDATE parent SET day = day + INTERVAL n YEAR WHERE day = %(metric_date)s"
+KEYS = {
+    "delete": ("DELETE CASCADE", DELETES),
+    "set null": ("DELETE SET NULL", DELETES),
+    "replace": ("DELETE CASCADE", "REPLACE INTO parent VALUES (%(metric_date)s, 5)"),
+    "update": ("UPDATE CASCADE", MOVES),
+    "update to null": ("UPDATE SET NULL", MOVES),
+    "a view": ("DELETE CASCADE", "DELETE FROM parents WHERE day = %(metric_date)s"),
+    "a function": ("DELETE CASCADE", "SELECT gone(%(metric_date)s) AS n"),
+}
+
+
+@pytest.mark.parametrize("read", ["child", "grandchild"])
+@pytest.mark.parametrize("key", KEYS)
+def test_what_a_foreign_key_changes_is_written_by_the_file(
+    project: Project, engine: str, key: str, read: str
+) -> None:
+    rule, writes = KEYS[key]
+    keeps = key == "replace" and engine == "mysql"  # which replaces such a row without deleting it
+    project.database.execute(FAMILY.format(rule, "UPDATE CASCADE" if "NULL" in rule else rule))
+    project.write("5_writes.sql", select(writes, "-- Allow: changes-source"))
+    reads = [project.write(f"2_reads{n}.sql", select(f"SELECT COUNT(day) AS n FROM {read} WHERE day <= "
+             "DATE(%(metric_date)s)")) for n in range(5)]  # fmt: skip
+    refused = project.run(DAY)
+    assert refused.returncode == 2
+    assert "error: reads-later-metric: reads writes, which sql/5_writes.sql computes later" in refused.stderr
+    for file in reads:
+        file.rename(file.with_name(f"7{file.name[1:]}"))
+    assert project.run(*DAYS, env={"METRICS_READERS": "2"}).returncode == 0
+    assert [values(project, f"reads{n}") for n in range(5)] == [[1, 2, 3] if keeps else [0, 0, 0]] * 5
+    project.database.execute("INSERT INTO parent VALUES ('2025-01-15', 5) ON DUPLICATE KEY UPDATE n = 7")
+    assert project.run(DAY, "--metric", "writes").returncode == 0
+    states = dict(project.database.rows("SELECT metric, state FROM bi_metric_state WHERE metric_date = '2025-01-15'"))
+    assert states["reads0"] == "reopened"
+
+
+@pytest.mark.parametrize(
+    ("rule", "writes"),
+    [
+        ("DELETE RESTRICT", "DELETE FROM parent WHERE day = %(metric_date)s - INTERVAL 9 DAY"),
+        ("DELETE CASCADE", "UPDATE parent SET n = 7 WHERE day = %(metric_date)s"),
+        ("UPDATE CASCADE", "DELETE FROM parent WHERE day = %(metric_date)s - INTERVAL 9 DAY"),
+        ("UPDATE CASCADE", "INSERT INTO parent VALUES (%(metric_date)s, 7) ON DUPLICATE KEY UPDATE n = 7"),
+    ],
+)
+def test_a_foreign_key_that_changes_nothing_makes_no_dependent(project: Project, rule: str, writes: str) -> None:
+    project.database.execute(FAMILY.format(rule, rule))
+    project.write("2_reads.sql", select("SELECT COUNT(day) AS n FROM child WHERE day <= %(metric_date)s"))
+    project.write("5_writes.sql", select(writes, "-- Allow: changes-source"))
+    assert project.run(*DAYS).returncode == 0
+    assert values(project, "reads") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("words", [DAYS, ("--initial", *DAYS)])
+def test_work_tables_with_a_foreign_key_between_them_run(project: Project, words: tuple[str, ...]) -> None:
+    project.database.execute(FAMILY.format("DELETE CASCADE", "DELETE CASCADE") + ORDERS)
+    fill = "DELETE FROM {0};\nINSERT INTO {0} SELECT day, {2} FROM {1} WHERE day = %(metric_date)s"
+    project.write("1_parents.sql", select(fill.format("parent", "orders", "amount")))
+    project.write("2_children.sql", select(fill.format("child", "parent", "n")))
+    project.write("3_reads.sql", select("SELECT SUM(n) AS n FROM child"))
+    result = project.run(*words)
+    assert (result.returncode, values(project, "reads")) == (0, [5, 7, 11]), result.stderr
+
+
 # --- work tables ------------------------------------------------------------------------------------------------------
 
 

@@ -377,6 +377,9 @@ class _Rules:
         for statement in self.file.lasting_writes():
             writers = catalog.writers_of(statement.target) if statement.target else ()
             for name in catalog.work_tables.intersection(writers) - {self.file.name}:
+                emptied = [table for each in catalog.files_of(name) for table in each.emptied_tables]
+                if not (statement.target and any(map(statement.target.is_same, emptied))):
+                    continue  # a trigger or a foreign key of that one writes it
                 why = "empties and fills this table before each file that reads it"
                 yield statement.code[0], f"{_cut(name)} {why}, and what this writes would be lost; write it there"
 

@@ -104,6 +104,15 @@ class Behind(NamedTuple):
     written: set[Table]  # in lower case
 
 
+class ForeignKey(NamedTuple):
+    """A foreign key by which the server changes rows of `child` when rows of `parent` change; names in lower case."""
+
+    parent: Table
+    child: Table
+    on_delete: bool
+    on_update: bool
+
+
 def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
     """Return the tables and the routines, in lower case, that the definition of a view or a routine names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)

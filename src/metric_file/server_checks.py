@@ -11,7 +11,7 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import named_in, reads_behind, trigger_of
+from src.metric_file.reads import ForeignKey, named_in, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, items, place, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
@@ -112,6 +112,24 @@ def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str
         names = set().union(written, *(tables | routines for tables, routines in inside)) - asked
         written -= asked_written
     return definitions
+
+
+def foreign_keys(database: DatabaseManager, catalog: Catalog) -> frozenset[ForeignKey]:
+    """Return the foreign keys that change rows along with those that files, or the code that they run, write.
+
+    They are looked for in the databases of these tables, and are those that this account may see.
+    """
+    written = set().union(*(catalog.every_table_written(file) for file in catalog.files))
+    if not written:
+        return frozenset()
+    found = database.query(
+        "SELECT LOWER(unique_constraint_schema), LOWER(referenced_table_name), LOWER(constraint_schema), "
+        "LOWER(table_name), delete_rule IN ('CASCADE', 'SET NULL'), update_rule IN ('CASCADE', 'SET NULL') "
+        "FROM information_schema.referential_constraints WHERE LOWER(constraint_schema) IN %s",
+        (sorted({table.schema or database.name.lower() for table in written}),),
+    )
+    keys = (ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5])) for row in found)
+    return frozenset(key for key in keys if key.on_delete or key.on_update)
 
 
 def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:

@@ -290,7 +290,7 @@ def written_names(catalog: Catalog) -> frozenset[str]:
     """Return the names, in lower case, of all tables that a statement of a run may write, and perhaps of others."""
     written = {*OUR_TABLES, *METRICS_VIEWS}
     for file in catalog.files:
-        written |= {table.name for table, _ in catalog.written_by(file)} | file.temporary_tables
+        written |= {table.name for table in catalog.every_table_written(file)} | file.temporary_tables
         for statement in file.statements:
             if statement.verb in ("UPDATE", "DELETE"):  # either may write more than one table
                 written |= {token.name for token in statement.code}
