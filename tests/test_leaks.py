@@ -267,6 +267,17 @@ def test_what_a_function_of_a_check_sets_is_not_there_for_the_next_check(project
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("words", [DAYS, ("--initial", *DAYS)])
+def test_a_function_does_not_see_the_last_insert_of_another_file(project: Project, words: tuple[str, ...]) -> None:
+    project.database.execute("CREATE TABLE ids (id INT AUTO_INCREMENT PRIMARY KEY, day DATE UNIQUE); "
+                             "CREATE FUNCTION last_id() RETURNS INT READS SQL DATA RETURN LAST_INSERT_ID()")  # fmt: skip
+    fill = "DELETE FROM ids WHERE day = %(metric_date)s;\nINSERT INTO ids (day) VALUES (%(metric_date)s)"
+    project.write("1_ids.sql", select(fill))
+    project.write("2_m.sql", select("SELECT last_id() AS n, DAY(%(metric_date)s) * 0 AS zero"))
+    assert project.run(*words).returncode == 0
+    assert values(project, "m") == [0] * 6
+
+
 WRITES = """
 CREATE TABLE kept (day DATE PRIMARY KEY, n INT); CREATE TABLE noted (day DATE PRIMARY KEY, n INT);
 CREATE TRIGGER note_kept AFTER INSERT ON kept FOR EACH ROW
