@@ -269,8 +269,8 @@ def test_what_a_function_of_a_check_sets_is_not_there_for_the_next_check(project
 
 @pytest.mark.parametrize("words", [DAYS, ("--initial", *DAYS)])
 def test_a_function_does_not_see_the_last_insert_of_another_file(project: Project, words: tuple[str, ...]) -> None:
-    project.database.execute("CREATE TABLE ids (id INT AUTO_INCREMENT PRIMARY KEY, day DATE UNIQUE); "
-                             "CREATE FUNCTION last_id() RETURNS INT READS SQL DATA RETURN LAST_INSERT_ID()")  # fmt: skip
+    project.database.execute("CREATE TABLE ids (id INT AUTO_INCREMENT PRIMARY KEY, day DATE UNIQUE)")
+    project.database.execute("CREATE FUNCTION last_id() RETURNS INT READS SQL DATA RETURN LAST_INSERT_ID()")
     fill = "DELETE FROM ids WHERE day = %(metric_date)s;\nINSERT INTO ids (day) VALUES (%(metric_date)s)"
     project.write("1_ids.sql", select(fill))
     project.write("2_m.sql", select("SELECT last_id() AS n, DAY(%(metric_date)s) * 0 AS zero"))

@@ -20,7 +20,7 @@ from src.metric_file.step import Step, cleanup
 from src.metric_file.text import Statement
 from src.running.finality import Written, cells_to_reopen
 from src.running.plan import Batch
-from src.running.readers import Readers
+from src.running.readers import Ahead, Readers
 from src.running.row_checks import Found, RowChecks, lines, remarks
 from src.running.select_rows import Selected, run_select
 from src.running.server_warnings import QueryError, refuse_warnings
@@ -40,6 +40,7 @@ class StepResult:
     """What one execution of a file did."""
 
     step: Step
+    moment: int  # as of which it counts as computed
     milliseconds: int
     rows_of_metrics: int  # that the server counts as written, of an INSERT metric
     has_written: bool  # a table other than bi_metrics, by the server's count of rows
@@ -112,7 +113,7 @@ class Computation:
         found = self._row_checks.ask(steps, batch, before)
         computed = self._computed(results, found)
         redefined = self._redefined(batch, before, computed)
-        self._store.write_states(computed, before.moment, self._run_id)
+        self._store.write_states(computed, self._run_id)
         newest = max(before.newest, batch.dates[-1])
         ranges = [each for each in self._to_reopen(batch, before, results, changes) if each[1] <= newest]
         reopened_count = self._store.reopen(ranges)
@@ -172,16 +173,17 @@ class Computation:
             self._send_rows()
         behind = self._catalog.behind(step.file)
         with self._db.leaving_nothing(step.cleanup(behind), self._catalog.runs_code(step.file)):
-            rows_of_metrics, rows_of_others, milliseconds = self._execute_statements(step, before)
-        by_whom = " by a reader" if milliseconds else ""
-        milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
+            rows_of_metrics, rows_of_others, ahead = self._execute_statements(step, before)
+        by_whom = " by a reader" if ahead else ""
+        milliseconds = ahead.milliseconds if ahead else round((time.monotonic() - clock) * 1000)
+        moment = ahead.moment if ahead else before.moment
         log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
         has_written = rows_of_others > 0 or self._catalog.functions_write(step.file)
-        return StepResult(step, milliseconds, rows_of_metrics, has_written)
+        return StepResult(step, moment, milliseconds, rows_of_metrics, has_written)
 
-    def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, int]:
-        """Return the rows that were written, of bi_metrics and of other tables, and a reader's milliseconds, or 0."""
-        milliseconds = 0
+    def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, Ahead | None]:
+        """Return the rows that were written, of bi_metrics and of other tables, and what a reader computed, if any."""
+        ahead: Ahead | None = None
         rows_of_metrics = rows_of_others = 0
         query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
         lasting = {statement.number for statement in step.file.lasting_writes()}
@@ -190,7 +192,6 @@ class Computation:
                 if statement is query:
                     ahead = self._readers.take(step)
                     self._keep_rows(step, before, ahead.selected if ahead else run_select(self._db, step, sql))
-                    milliseconds = ahead.milliseconds if ahead else 0
                     continue
                 wrote = self._db.execute(sql)
                 refuse_warnings(self._db, step)
@@ -203,7 +204,7 @@ class Computation:
         if step.file.kind is Kind.INSERT and step.file.empty_value is not None:
             self._fill_empty(step, rows_of_metrics, before)
             rows_of_metrics = 0
-        return rows_of_metrics, rows_of_others, milliseconds
+        return rows_of_metrics, rows_of_others, ahead
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
         """Queue the rows of a SELECT, to be sent with others; compare those that the server stores unchanged."""
@@ -325,8 +326,8 @@ class Computation:
 
     def _computed(self, results: Sequence[StepResult], found: Found) -> list[Computed]:
         return [
-            Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path, file.final_after, lines(found.warnings, file.name, day),
+            Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.moment,
+                     result.milliseconds, file.path, file.final_after, lines(found.warnings, file.name, day),
                      lines(found.accepted, file.name, day), (file.name, day) in found.unsure)
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
