@@ -78,9 +78,9 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
                 table = table_at(code, i)
                 if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
                     found.tables.setdefault(table.lower(), token)
-                if token.name in TABLES_OF_THE_RUN:
+                if statement.names[i] in TABLES_OF_THE_RUN:
                     found.unclear.append(Unclear(token, "the run writes it for every metric"))
-            if words[i + 1] == "(" and token.name:
+            if words[i + 1] == "(" and statement.names[i]:
                 found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
@@ -204,10 +204,10 @@ def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[s
 
 def _mentions(statement: Statement) -> Iterator[int]:
     """Yield where a statement names bi_metrics or a view of it: not as the target of its INSERT or in table.column."""
-    for i, token in enumerate(statement.code):
-        is_target = i == statement.target_at and statement.writes_metrics
-        if token.name in METRICS_VIEWS and statement.words[i + 1] != "." and not is_target:
-            yield i
+    for i, name in enumerate(statement.names):
+        if name in METRICS_VIEWS and statement.words[i + 1] != ".":
+            is_target = i == statement.target_at and statement.writes_metrics
+            yield from () if is_target else (i,)
 
 
 def tables(code: Sequence[Token], words: Sequence[str]) -> Iterator[int]:
