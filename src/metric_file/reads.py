@@ -19,6 +19,7 @@ from src.metric_file.text import (
     Statement,
     Table,
     Token,
+    outermost,
     read,
     table_at,
     unquoted,
@@ -172,9 +173,32 @@ def _written_tables(name: str, tokens: Sequence[Token]) -> Iterator[Table]:
     """Yield the tables that a definition writes, or more, in lower case."""
     for i, token in enumerate(tokens):
         if token.text.upper() in WRITERS:
-            target = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1).target
-            if target:
-                yield Table(target.schema or name.rpartition(".")[0], target.name).lower()
+            statement = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1)
+            for at in _places_written(statement):
+                table = table_at(statement.code, at)
+                yield Table(table.schema or name.rpartition(".")[0], table.name).lower()
+
+
+def _places_written(statement: Statement) -> Iterator[int]:
+    """Yield where a statement names the tables that it writes: of joined ones, those of SET a.x, b.y or DELETE a, b."""
+    code, words = statement.code, statement.words
+    places = [*outermost(words[:-1])]
+    written: set[str] = set()
+    if statement.verb == "UPDATE":
+        columns = (i for i in places if words[i - 1] in ("SET", ",") and words[i + 1] == ".")
+        written = {code[i].name for i in columns if words[i + 3 : i + 4] == ("=",)}
+    elif statement.verb == "DELETE":
+        end = "USING" if words[1] == "FROM" else "FROM"
+        written = {code[i].name for i in takewhile(lambda i: words[i] != end, places)}
+    joined = []
+    for i in sorted(set(tables(code, words)).intersection(places)):
+        alias = i + 1 + (words[i + 1] == "AS")
+        if not written.isdisjoint(token.name for token in (code[i], *code[alias : alias + 1])):
+            joined.append(i)
+    if joined:
+        yield from joined
+    elif statement.target_at is not None:
+        yield statement.target_at
 
 
 def _temporary_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
@@ -205,9 +229,9 @@ def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[s
 def _mentions(statement: Statement) -> Iterator[int]:
     """Yield where a statement names bi_metrics or a view of it: not as the target of its INSERT or in table.column."""
     for i, name in enumerate(statement.names):
-        if name in METRICS_VIEWS and statement.words[i + 1] != ".":
-            is_target = i == statement.target_at and statement.writes_metrics
-            yield from () if is_target else (i,)
+        is_table = name in METRICS_VIEWS and statement.words[i + 1] != "."
+        if is_table and not (i == statement.target_at and statement.writes_metrics):
+            yield i
 
 
 def tables(code: Sequence[Token], words: Sequence[str]) -> Iterator[int]:
