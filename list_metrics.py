@@ -148,7 +148,8 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                found += wrong_engines(database, sound, self.catalog)
+                for ask in (hidden_tables, named_zones, keyless_temporary_tables):
                     found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:

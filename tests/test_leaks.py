@@ -361,6 +361,28 @@ KEYS = {
 }
 
 
+BEHIND = {
+    "a trigger": ("sql/m.sql:4", "REPLACE INTO kept SELECT %(metric_date)s, n FROM source"),
+    "a function": ("sql/m.sql:3", "SELECT note(%(metric_date)s, n) AS n FROM source"),
+    "a view": ("sql/m.sql:4", "REPLACE INTO noted_view SELECT %(metric_date)s, n FROM source"),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("words", [[DAY], [DAY, "--dry-run"], ["--verify", *DAYS]])
+def test_a_table_that_cannot_roll_back_is_refused_behind_something_else(
+    project: Project, behind: str, words: list[str]
+) -> None:
+    project.database.execute(f"{WRITES} ALTER TABLE noted ENGINE = MyISAM")
+    place, sql = BEHIND[behind]
+    project.write("m.sql", select(f"DO 1;\n{sql}" if "REPLACE" in sql else sql))
+    project.write("n.sql", select("SELECT DAY(%(metric_date)s) AS n"))
+    for result in (project.run(*words), project.list("--check")):
+        assert result.returncode in (1, 2)
+        assert f"{place}:1: error: cannot-roll-back: noted is in engine MyISAM" in result.stdout + result.stderr
+    assert project.database.rows("SELECT * FROM noted") == []
+
+
 @pytest.mark.parametrize("read", ["child", "grandchild"])
 @pytest.mark.parametrize("key", KEYS)
 def test_what_a_foreign_key_changes_is_written_by_the_file(

@@ -61,9 +61,9 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
     return sorted(problems), left_out
 
 
-def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
-    """Return an error for each statement that writes a table which cannot roll back."""
-    writers = [(file, statement) for file in files for statement in file.lasting_writes()]
+def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalog: Catalog) -> list[Problem]:
+    """Return an error for each table that a file writes, by itself or through something else, and cannot roll back."""
+    writers = [(file, table) for file in files for table in sorted(catalog.every_table_written(file))]
     if not writers:
         return []
     rows = database.query(
@@ -71,13 +71,14 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
         "JOIN information_schema.engines AS e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
         "AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
     )
-    engines = {(schema.lower(), table.lower()): engine for schema, table, engine in rows}
+    found = {(schema.lower(), name.lower()): (name, engine) for schema, name, engine in rows}
     problems = []
-    for file, statement in writers:
-        schema, table = statement.target or ("", "")
-        engine = engines.get(((schema or database.name).lower(), table.lower()))
+    for file, table in writers:
+        name, engine = found.get((table.schema or database.name.lower(), table.name), ("", ""))
         if engine:
-            message = f"{table} is in engine {engine}, which cannot roll back; run ALTER TABLE {table} ENGINE = InnoDB"
+            through = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
+            statement = dict(catalog.written_by(file)).get(table, through)
+            message = f"{name} is in engine {engine}, which cannot roll back; run ALTER TABLE {name} ENGINE = InnoDB"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
 
