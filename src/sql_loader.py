@@ -176,7 +176,10 @@ class Catalog:
         if file.declared_reads:
             return []
         hidden = [Unclear(token, self._behind[name].hides) for name, token in self._views_of(file)]
-        return [*file.reads.unclear, *(each for each in hidden if each.why)]
+        noted = [table for each in self.behind_metrics for table in each.written]
+        through = [Unclear(token, f"a trigger on {METRICS_TABLE} writes it")
+                   for table, token in self.tables_read(file) if any(map(table.is_same, noted))]  # fmt: skip
+        return [*file.reads.unclear, *(each for each in hidden if each.why), *through]
 
     def helpers_read(self, file: MetricFile) -> dict[str, Token]:
         """Return the names whose files write a table that a file reads, and where it first names such a table."""

@@ -361,6 +361,32 @@ KEYS = {
 }
 
 
+@pytest.mark.parametrize("words", [DAYS, ("--initial", *DAYS)])
+def test_a_temporary_table_within_a_function_makes_no_dependents(project: Project, words: tuple[str, ...]) -> None:
+    project.database.execute("CREATE FUNCTION counted() RETURNS INT DETERMINISTIC BEGIN CREATE TEMPORARY TABLE IF NOT "
+                             "EXISTS Own (n INT); INSERT INTO Own VALUES (1); RETURN (SELECT COUNT(*) FROM Own); END")
+    for name in ("a", "b"):
+        project.write(f"{name}.sql", select("SELECT counted() AS n, %(metric_date)s > '' AS d",
+                      "-- Check: SELECT 1 FROM DUAL WHERE counted() <> 1"))  # fmt: skip
+    result = project.run(*words)
+    assert (result.returncode, values(project, "a"), values(project, "b")) == (0, [1] * 6, [1] * 6), result.stderr
+
+
+def test_what_reads_a_table_that_a_trigger_on_bi_metrics_writes_declares_the_metrics(project: Project) -> None:
+    project.database.execute("CREATE TABLE noted (name VARCHAR(100), day DATE, PRIMARY KEY (name, day)); "
+                             "CREATE TRIGGER note BEFORE INSERT ON bi_metrics FOR EACH ROW "
+                             "REPLACE INTO noted VALUES (NEW.metrics, NEW.metric_date)")  # fmt: skip
+    project.write("1_a.sql", select("SELECT 1 AS n, %(metric_date)s > '' AS d"))
+    reads = "SELECT COUNT(*) AS n FROM noted WHERE day = %(metric_date)s AND name <> 'reads'"
+    project.write("2_reads.sql", select(reads))
+    refused = project.run(*DAYS)
+    assert refused.returncode == 2
+    assert "reads-unclear: it is unclear which metrics this reads: a trigger on bi_metrics writes it" in refused.stderr
+    project.write("2_reads.sql", select(reads, "-- Reads: a"))
+    assert project.run(*DAYS, env={"METRICS_READERS": "2"}).returncode == 0
+    assert values(project, "reads") == [1, 1, 1]
+
+
 BEHIND = {
     "a trigger": ("sql/m.sql:4", "REPLACE INTO kept SELECT %(metric_date)s, n FROM source"),
     "a function": ("sql/m.sql:3", "SELECT note(%(metric_date)s, n) AS n FROM source"),

@@ -153,13 +153,15 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
         reached = [name, *sorted(closure([name], inner))]
         hides = next((reasons[each] for each in reached if each in reasons), "")
         tokens = {each: read(definitions[each]) for each in reached}
+        temporary = {table for each in reached for table in _temporary_tables(each, tokens[each])}
+        own = {table.lower() for table in temporary}
         behind[name] = Behind(
             hides,
-            {table for each in reached for table in named[each][0]},
+            {table for each in reached for table in named[each][0]} - own,
             any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
-            {table for each in reached for table in _temporary_tables(each, tokens[each])},
-            {table for each in reached for table in written[each]},
+            temporary,
+            {table for each in reached for table in written[each]} - own,
         )
     return behind
 
