@@ -32,6 +32,7 @@ from src.metric_file.given import load_tests
 from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
+    foreign_keys,
     hidden_tables,
     keyless_temporary_tables,
     named_zones,
@@ -147,7 +148,8 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+                found += wrong_engines(database, sound, self.catalog)
+                for ask in (hidden_tables, named_zones, keyless_temporary_tables):
                     found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
@@ -318,6 +320,7 @@ class Listing:
     def _ask_what_is_stored(self, database: DatabaseManager) -> None:
         stored, views = self._store(database).names(), views_and_functions(database, self.catalog)
         self.catalog = replace(self.catalog, stored=stored, views=views)
+        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(database, self.catalog))
 
     def _store(self, database: DatabaseManager) -> MetricStore:
         return MetricStore(database, self.zone, self.settings.metrics_mend_days)

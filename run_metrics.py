@@ -34,6 +34,7 @@ from src.metric_file.file import MetricFile, Mode
 from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     ask_server,
+    foreign_keys,
     hidden_tables,
     keyless_temporary_tables,
     named_zones,
@@ -184,9 +185,11 @@ class Run:
             self.catalog, stored=self.store.names(), computed=self.store.computed(),
             views=views_and_functions(self.database, self.catalog),
         )  # fmt: skip
+        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(self.database, self.catalog))
         self._check_files()
         files = self._files_that_may_run()
-        for ask in (wrong_engines, hidden_tables, named_zones, keyless_temporary_tables):
+        _refuse(wrong_engines(self.database, files, self.catalog))
+        for ask in (hidden_tables, named_zones, keyless_temporary_tables):
             _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from pymysql.converters import conversions
 from pymysql.cursors import Cursor, SSCursor
 
 from config.database import GROUP_CONCAT_BYTES, Settings
-from src.errors import DatabaseError, Interrupted, SettingsError, StatementError
+from src.errors import DatabaseError, Interrupted, MetricsError, SettingsError, StatementError
 from src.server.codes import (
     LOST,
     NEEDS_A_RIGHT,
@@ -155,6 +155,29 @@ class DatabaseManager:
         return StatementError(meaning(code, text), f"({code}) {' '.join(text.split())}{cure}")
 
     @contextmanager
+    def leaving_nothing(self, cleanup: Sequence[str], runs_code: bool) -> Iterator[None]:
+        """Run the statements of `cleanup` before the block and behind it, also if it fails, and keep the settings."""
+        with self.keeping_settings(runs_code):
+            for sql in cleanup:
+                self.execute(sql)
+            try:
+                yield
+            except MetricsError:
+                self._clean_up_after_failure(cleanup)
+                raise
+            for sql in cleanup:
+                self.execute(sql)
+
+    def _clean_up_after_failure(self, cleanup: Sequence[str]) -> None:
+        """Never raises: a connection that cannot be cleaned up is closed."""
+        try:
+            for sql in cleanup if not self.is_lost() else ():
+                self.execute(sql)
+        except StatementError as error:
+            log.debug("what a file left could not be removed: %s", error)
+            self.close()
+
+    @contextmanager
     def keeping_settings(self, runs_code: bool) -> Iterator[None]:
         """Put every setting of the session back to what it was when the block ends, also if it fails.
 
@@ -165,6 +188,7 @@ class DatabaseManager:
             yield
             return
         before = self._settings_of_session()
+        self.execute("SET SESSION last_insert_id = 0")  # else a function would see the last one of an earlier block
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
-from src.metric_file.file import MetricFile, Mode, parse
+from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, Unclear, closure, reads_behind, trigger_of
-from src.metric_file.text import SPACE, Table, Token
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, reads_behind, trigger_of
+from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -35,6 +35,7 @@ class Catalog:
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
     views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
+    foreign_keys: Collection[ForeignKey] = ()  # those of the tables that files write
 
     # --- files and names ----------------------------------------------------------------------------------------------
 
@@ -175,7 +176,10 @@ class Catalog:
         if file.declared_reads:
             return []
         hidden = [Unclear(token, self._behind[name].hides) for name, token in self._views_of(file)]
-        return [*file.reads.unclear, *(each for each in hidden if each.why)]
+        noted = [table for each in self.behind_metrics for table in each.written]
+        through = [Unclear(token, f"a trigger on {METRICS_TABLE} writes it")
+                   for table, token in self.tables_read(file) if any(map(table.is_same, noted))]  # fmt: skip
+        return [*file.reads.unclear, *(each for each in hidden if each.why), *through]
 
     def helpers_read(self, file: MetricFile) -> dict[str, Token]:
         """Return the names whose files write a table that a file reads, and where it first names such a table."""
@@ -204,15 +208,48 @@ class Catalog:
     def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
         if not self._behind:
             return []
-        written = ((s.target, s.code[0]) for s in file.lasting_writes() if s.target and not s.writes_metrics)
-        triggers = [(trigger_of(table.lower()), token) for table, token in written]
+        triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
         named = [*file.reads.tables.items(), *file.reads.functions.items()]
         known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
         return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
 
+    def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Statement]]:
+        """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
+        for statement in file.lasting_writes():
+            if statement.target and not statement.writes_metrics:
+                target = statement.target.lower()
+                through = self._behind[str(target)].tables if str(target) in self._behind else ()
+                yield from ((table, statement) for table in (target, *through))
+
+    def every_table_written(self, file: MetricFile) -> set[Table]:
+        """Return the lasting tables, but bi_metrics, that a file writes: also by functions, triggers, foreign keys."""
+        found = {table for name, _ in self._views_of(file) for table in self._behind[name].written}
+        changed = self._changed_by_keys(found)
+        for table, statement in self.written_by(file):
+            found.add(table)
+            if statement.verb != "INSERT":  # ON DUPLICATE KEY UPDATE moves no key of its row
+                changed |= self._changed_by_keys([table], statement.verb != "UPDATE", statement.verb != "DELETE")
+        while changed - found:
+            found |= changed
+            changed = self._changed_by_keys(changed)
+        return found
+
+    def _changed_by_keys(self, tables: Iterable[Table], deletes: bool = True, updates: bool = True) -> set[Table]:
+        """Return the tables that foreign keys change when rows of some tables are deleted or updated."""
+        return {
+            key.child for table in tables for key in self.foreign_keys
+            if key.parent.is_same(table) and ((deletes and key.on_delete) or (updates and key.on_update))
+        }  # fmt: skip
+
     def behind(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
-        return [self._behind[name] for name, _ in self._views_of(file)]
+        on_metrics = self.behind_metrics if file.kind is Kind.INSERT else []
+        return [*(self._behind[name] for name, _ in self._views_of(file)), *on_metrics]
+
+    @cached_property
+    def behind_metrics(self) -> list[Behind]:
+        """What is behind the triggers on bi_metrics; none if there are none."""
+        return [each for name, each in self._behind.items() if name == trigger_of(Table("", METRICS_TABLE))]
 
     def runs_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""
@@ -225,10 +262,14 @@ class Catalog:
         named = {str(name) for name in (*file.reads.tables, *file.reads.functions)}
         return any(self._behind[name].written for name in named & self._behind.keys())
 
-    def checks_run_code(self, file: MetricFile) -> bool:
-        """The same, of the checks of a file."""
+    def behind_checks(self, file: MetricFile) -> list[Behind]:
+        """Return what is behind the views and stored functions that the checks of a file use."""
         named = {str(name) for name in (*file.reads_of_checks.tables, *file.reads_of_checks.functions)}
-        return any(self._behind[name].is_code for name in named & self._behind.keys())
+        return [self._behind[name] for name in sorted(named & self._behind.keys())]
+
+    def checks_run_code(self, file: MetricFile) -> bool:
+        """Tell whether a stored function is known to run with the checks of a file."""
+        return any(each.is_code for each in self.behind_checks(file))
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
@@ -239,9 +280,7 @@ class Catalog:
         """By the lower-case name of a lasting table: the names whose files write it, and how they name it."""
         found: dict[str, list[tuple[str, Table]]] = {}
         for name, files in self.by_name.items():
-            written = {s.target for file in files for s in file.lasting_writes() if s.target and not s.writes_metrics}
-            written |= {table for file in files for behind in self.behind(file) for table in behind.written}
-            for table in written:
+            for table in set[Table]().union(*map(self.every_table_written, files)):
                 found.setdefault(table.name.lower(), []).append((name, table))
         return found
 

@@ -397,6 +397,18 @@ def test_a_select_that_still_runs_when_its_date_is_tried_again_after_midnight_is
         assert key not in readers._done
 
 
+def test_a_value_that_was_read_ahead_counts_as_computed_when_it_was_read(plays: Project) -> None:
+    plays.write("1_slow.sql", metric_sql("slow", "SLEEP(1.2)"))
+    plays.write("2_fast.sql", select("SELECT CAST(UTC_TIMESTAMP() AS CHAR) AS at, %(metric_date)s AS day"))
+    ok(plays, "2025-01-13", "2025-01-15")
+    found = plays.database.rows(
+        "SELECT CAST(computed_at AS CHAR), JSON_UNQUOTE(JSON_EXTRACT(value_list, '$.at')) FROM bi_metric_state "
+        "JOIN bi_metrics USING (metric_date) WHERE metric = 'fast' AND metrics = 'fast'"
+    )
+    assert len(found) == 3
+    assert all(computed_at <= read_at for computed_at, read_at in found), found
+
+
 # --- a retry ----------------------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ def problems(project: Project) -> tuple[list[str], int]:
     try:
         steps = [Step(file, (date(2025, 1, 15),), Parameters({}, None)) for file in catalog.files]
         found, left_out = ask_server(database, steps)
-        return [str(problem) for problem in (*found, *wrong_engines(database, catalog.files))], left_out
+        return [str(problem) for problem in (*found, *wrong_engines(database, catalog.files, catalog))], left_out
     finally:
         database.close()
 

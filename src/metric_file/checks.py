@@ -390,6 +390,9 @@ class _Rules:
         for statement in self.file.lasting_writes():
             writers = catalog.writers_of(statement.target) if statement.target else ()
             for name in catalog.work_tables.intersection(writers) - {self.file.name}:
+                emptied = [table for each in catalog.files_of(name) for table in each.emptied_tables]
+                if not (statement.target and any(map(statement.target.is_same, emptied))):
+                    continue  # a trigger or a foreign key of that one writes it
                 why = "empties and fills this table before each file that reads it"
                 yield statement.code[0], f"{_cut(name)} {why}, and what this writes would be lost; write it there"
 
@@ -470,8 +473,8 @@ class _Rules:
         """BETWEEN takes its upper end along, so an event at midnight would count for two days."""
         for statement in self.script.statements:
             words = statement.words
-            for i, word in enumerate(words):
-                upper = _upper_end(words, i) if word == "BETWEEN" else []
+            for i in (i for i, word in enumerate(words) if word == "BETWEEN"):
+                upper = _upper_end(words, i)
                 adds_a_day = upper[-4:] == ["+", "INTERVAL", "1", "DAY"]
                 adds_a_day |= upper[:1] in (["DATE_ADD"], ["ADDDATE"]) and upper[-4:] == ["INTERVAL", "1", "DAY", ")"]
                 if adds_a_day or upper == ["%(day_end_utc)s"]:
@@ -514,7 +517,7 @@ class _Rules:
             yield 0, f"no `-- Data Type:` line; write one of {types}"
         first = next((statement.tokens[0].offset for statement in self.script.statements), len(self.script.text))
         for token in self.script.tokens:
-            if token.offset > first and _DECIDING_LINE.match(token.text):
+            if token.kind == "comment" and token.offset > first and _DECIDING_LINE.match(token.text):
                 yield token, "a header line below the first statement has no effect; move it to the top"
         for line in self.script.header:
             key, value = line.key, line.value
@@ -578,8 +581,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
     written_at = statement.target_at if verb in WRITERS else None
     if statement.tokens[0].text.startswith(("/*!", "/*M!")):
         yield 0, "some servers run the comment that the statement starts with, some do not; write it without"
-    for i, token in enumerate(statement.code):
-        name = token.name
+    for i, (token, name) in enumerate(zip(statement.code, statement.names, strict=False)):
         if token.text == "\\":
             yield i, r"a backslash as in \G is for the mysql client; end the statement with ; alone"
         elif name in ("get_lock", "release_lock", "release_all_locks"):
@@ -792,6 +794,8 @@ def _row_maker(file: MetricFile) -> Token:
 def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
     """Return the index of the first of some words that follow each other."""
     parts = tuple(phrase.split())
+    if parts[0] not in words:
+        return None
     found = (i for i, word in enumerate(words) if word == parts[0] and words[i : i + len(parts)] == parts)
     return next(found, None)
 

@@ -19,6 +19,7 @@ from src.metric_file.text import (
     Statement,
     Table,
     Token,
+    outermost,
     read,
     table_at,
     unquoted,
@@ -78,9 +79,9 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
                 table = table_at(code, i)
                 if statement.verb != "DELETE" or statement.target is None or not table.is_same(statement.target):
                     found.tables.setdefault(table.lower(), token)
-                if token.name in TABLES_OF_THE_RUN:
+                if statement.names[i] in TABLES_OF_THE_RUN:
                     found.unclear.append(Unclear(token, "the run writes it for every metric"))
-            if words[i + 1] == "(" and token.name:
+            if words[i + 1] == "(" and statement.names[i]:
                 found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
@@ -104,8 +105,17 @@ class Behind(NamedTuple):
     written: set[Table]  # in lower case
 
 
+class ForeignKey(NamedTuple):
+    """A foreign key by which the server changes rows of `child` when rows of `parent` change; names in lower case."""
+
+    parent: Table
+    child: Table
+    on_delete: bool
+    on_update: bool
+
+
 def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
-    """Return the tables and the functions, in lower case, that the definition of a view or stored function names."""
+    """Return the tables and the routines, in lower case, that the definition of a view or a routine names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
     schema = name.rpartition(".")[0]  # of names that have none
@@ -114,14 +124,24 @@ def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
         names = (table_at(code, i).lower() for i in places)
         return {Table(each.schema or schema, each.name) for each in names}
 
-    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and words[i + 1] == "(")
+    def is_routine(i: int) -> bool:
+        start = i - 2 if words[i - 1] == "." else i
+        return words[i + 1] == "(" or (words[start - 1] == "CALL" and words[i + 1] != ".")
+
+    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and is_routine(i))
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
-    """Return what views and stored functions read, by name as in `definitions`; one that is "" is unreadable."""
+    """Return what views, routines and triggers read, by name as in `definitions`; one that is "" is unreadable."""
     ours = {name for name in definitions if name.rpartition(".")[2] in METRICS_VIEWS}  # they are read by name
     named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
-    inner = {name: named.keys() & {str(each) for each in found | called} for name, (found, called) in named.items()}
+    written = {name: set(_written_tables(name, read(definitions[name]))) for name in named}
+    for some in written.values():  # through a view
+        some |= set().union(*(named[str(table)][0] for table in some if str(table) in named))
+    inner = {
+        name: named.keys() & {*map(str, found | called), *map(trigger_of, written[name])}
+        for name, (found, called) in named.items()
+    }
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -133,13 +153,15 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
         reached = [name, *sorted(closure([name], inner))]
         hides = next((reasons[each] for each in reached if each in reasons), "")
         tokens = {each: read(definitions[each]) for each in reached}
+        temporary = {table for each in reached for table in _temporary_tables(each, tokens[each])}
+        own = {table.lower() for table in temporary}
         behind[name] = Behind(
             hides,
-            {table for each in reached for table in named[each][0]},
+            {table for each in reached for table in named[each][0]} - own,
             any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
-            {table for each in reached for table in _temporary_tables(each, tokens[each])},
-            {table for each in reached for table in _written_tables(each, tokens[each])},
+            temporary,
+            {table for each in reached for table in written[each]} - own,
         )
     return behind
 
@@ -153,9 +175,32 @@ def _written_tables(name: str, tokens: Sequence[Token]) -> Iterator[Table]:
     """Yield the tables that a definition writes, or more, in lower case."""
     for i, token in enumerate(tokens):
         if token.text.upper() in WRITERS:
-            target = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1).target
-            if target:
-                yield Table(target.schema or name.rpartition(".")[0], target.name).lower()
+            statement = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1)
+            for at in _places_written(statement):
+                table = table_at(statement.code, at)
+                yield Table(table.schema or name.rpartition(".")[0], table.name).lower()
+
+
+def _places_written(statement: Statement) -> Iterator[int]:
+    """Yield where a statement names the tables that it writes: of joined ones, those of SET a.x, b.y or DELETE a, b."""
+    code, words = statement.code, statement.words
+    places = [*outermost(words[:-1])]
+    written: set[str] = set()
+    if statement.verb == "UPDATE":
+        columns = (i for i in places if words[i - 1] in ("SET", ",") and words[i + 1] == ".")
+        written = {code[i].name for i in columns if words[i + 3 : i + 4] == ("=",)}
+    elif statement.verb == "DELETE":
+        end = "USING" if words[1] == "FROM" else "FROM"
+        written = {code[i].name for i in takewhile(lambda i: words[i] != end, places)}
+    joined = []
+    for i in sorted(set(tables(code, words)).intersection(places)):
+        alias = i + 1 + (words[i + 1] == "AS")
+        if not written.isdisjoint(token.name for token in (code[i], *code[alias : alias + 1])):
+            joined.append(i)
+    if joined:
+        yield from joined
+    elif statement.target_at is not None:
+        yield statement.target_at
 
 
 def _temporary_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
@@ -185,9 +230,9 @@ def closure(start: Iterable[str], graph: Mapping[str, Collection[str]]) -> set[s
 
 def _mentions(statement: Statement) -> Iterator[int]:
     """Yield where a statement names bi_metrics or a view of it: not as the target of its INSERT or in table.column."""
-    for i, token in enumerate(statement.code):
-        is_target = i == statement.target_at and statement.writes_metrics
-        if token.name in METRICS_VIEWS and statement.words[i + 1] != "." and not is_target:
+    for i, name in enumerate(statement.names):
+        is_table = name in METRICS_VIEWS and statement.words[i + 1] != "."
+        if is_table and not (i == statement.target_at and statement.writes_metrics):
             yield i
 
 

@@ -11,9 +11,9 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import named_in, trigger_of
+from src.metric_file.reads import ForeignKey, named_in, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import WRITERS, Statement, Table, items, place, unquoted
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, items, place, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
@@ -22,9 +22,9 @@ _VIEWS = (
     "SELECT table_name, view_definition FROM information_schema.views "
     "WHERE table_schema = %s AND LOWER(table_name) IN %s"
 )
-_FUNCTIONS = (
-    "SELECT routine_name, routine_definition FROM information_schema.routines "
-    "WHERE routine_schema = %s AND routine_type = 'FUNCTION' AND LOWER(routine_name) IN %s"
+_ROUTINES = (  # a function and a procedure may have the same name
+    "SELECT LOWER(routine_name), GROUP_CONCAT(routine_definition SEPARATOR ';') FROM information_schema.routines "
+    "WHERE routine_schema = %s AND LOWER(routine_name) IN %s GROUP BY 1"
 )
 _TRIGGERS = (  # those that this account may see
     "SELECT LOWER(event_object_table), GROUP_CONCAT(action_statement SEPARATOR ';') FROM information_schema.triggers "
@@ -61,9 +61,9 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
     return sorted(problems), left_out
 
 
-def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
-    """Return an error for each statement that writes a table which cannot roll back."""
-    writers = [(file, statement) for file in files for statement in file.lasting_writes()]
+def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalog: Catalog) -> list[Problem]:
+    """Return an error for each table that a file writes, by itself or through something else, and cannot roll back."""
+    writers = [(file, table) for file in files for table in sorted(catalog.every_table_written(file))]
     if not writers:
         return []
     rows = database.query(
@@ -71,46 +71,66 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
         "JOIN information_schema.engines AS e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
         "AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
     )
-    engines = {(schema.lower(), table.lower()): engine for schema, table, engine in rows}
+    found = {(schema.lower(), name.lower()): (name, engine) for schema, name, engine in rows}
     problems = []
-    for file, statement in writers:
-        schema, table = statement.target or ("", "")
-        engine = engines.get(((schema or database.name).lower(), table.lower()))
+    for file, table in writers:
+        name, engine = found.get((table.schema or database.name.lower(), table.name), ("", ""))
         if engine:
-            message = f"{table} is in engine {engine}, which cannot roll back; run ALTER TABLE {table} ENGINE = InnoDB"
+            through = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
+            statement = dict(catalog.written_by(file)).get(table, through)
+            message = f"{name} is in engine {engine}, which cannot roll back; run ALTER TABLE {name} ENGINE = InnoDB"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
-    """Return the definition of each view and stored function that a file, or one of them, names, and of triggers.
+    """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
     Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
-    The triggers are those of the tables that files write.
+    The triggers are those of bi_metrics, and of the tables that files, or what is found, write.
     """
     schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
     schemas[""] = database.server_name
-    definitions: dict[str, str] = {}
-    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
-    for schema in {table.schema for table in written} & schemas.keys():
-        among = sorted(table.name for table in written if table.schema == schema)
-        for name, definition in database.query(_TRIGGERS, (schemas[schema], among)):
-            definitions[trigger_of(Table(schema, name))] = definition
-    asked: set[Table] = set()
-    inside = [named_in(name, definition) for name, definition in definitions.items()]
-    names = set().union(*(tables | functions for tables, functions in inside))
+    targets = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    names, written = {*targets}, {*targets, Table("", METRICS_TABLE)}
     for reads in (each for file in catalog.files for each in (file.reads, file.reads_of_checks)):
         names |= {*reads.tables, *reads.functions}
-    while names:
-        for schema in {name.schema for name in names} & schemas.keys():
-            among = sorted(name.name for name in names if name.schema == schema)
-            for query in (_VIEWS, _FUNCTIONS):
-                found = database.query(query, (schemas[schema], among))
-                definitions |= {str(Table(schema, name.lower())): definition or "" for name, definition in found}
+    definitions: dict[str, str] = {}
+    asked: set[Table] = set()
+    asked_written: set[Table] = set()
+    while names or written:
+        for schema in {each.schema for each in names | written} & schemas.keys():
+            for query, some, key in ((_VIEWS, names, str), (_ROUTINES, names, str), (_TRIGGERS, written, trigger_of)):
+                among = sorted(each.name for each in some if each.schema == schema)
+                for name, definition in database.query(query, (schemas[schema], among)) if among else ():
+                    definitions[key(Table(schema, name.lower()))] = definition or ""
         asked |= names
+        asked_written |= written
+        behind = reads_behind(definitions)
+        written = set().union(*(each.written for each in behind.values()))
+        written |= set().union(*(behind[str(table)].tables for table in asked_written if str(table) in behind))
         inside = [named_in(name, definition) for name, definition in definitions.items()]
-        names = set().union(*(tables | functions for tables, functions in inside)) - asked
+        names = set().union(written, *(tables | routines for tables, routines in inside)) - asked
+        written -= asked_written
     return definitions
+
+
+def foreign_keys(database: DatabaseManager, catalog: Catalog) -> frozenset[ForeignKey]:
+    """Return the foreign keys that change rows along with those that files, or the code that they run, write.
+
+    They are looked for in the databases of these tables, and are those that this account may see.
+    """
+    written = set().union(*(catalog.every_table_written(file) for file in catalog.files))
+    if not written:
+        return frozenset()
+    found = database.query(
+        "SELECT LOWER(unique_constraint_schema), LOWER(referenced_table_name), LOWER(constraint_schema), "
+        "LOWER(table_name), delete_rule IN ('CASCADE', 'SET NULL'), update_rule IN ('CASCADE', 'SET NULL') "
+        "FROM information_schema.referential_constraints WHERE LOWER(constraint_schema) IN %s",
+        (sorted({table.schema or database.name.lower() for table in written}),),
+    )
+    keys = (ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5])) for row in found)
+    return frozenset(key for key in keys if key.on_delete or key.on_update)
 
 
 def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
@@ -129,6 +149,8 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
             message = f"the temporary table {name} would hide the table of this name from the file; rename it"
             found.append(Problem(file.path, statement.line, statement.column, "error", "hides-a-table", message))
     return sorted(found)
+
+
 def named_zones(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
     """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL."""
     places: dict[tuple[str, str], tuple[int, int]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -38,20 +38,9 @@ class Step:
         return [tag + bind(statement, values) for statement in self.file.statements]
 
     def cleanup(self, behind: Iterable[Behind] = ()) -> list[str]:
-        """Return the statements after which nothing stays of the file, and of what is behind the names that it uses.
-
-        It drops the temporary tables and resets the @variables.
-        """
-        sent = []
-        # The names are sent as they are written: most servers tell `Day` from `day`.
+        """Return the statements after which nothing stays of the file, and of what is behind the names that it uses."""
         tables = {Table("", each.temporary_table) for each in self.file.statements if each.temporary_table}
-        tables = tables.union(*(each.temporary_tables for each in behind))
-        if tables:
-            names = (".".join(quoted(part) for part in table if part) for table in sorted(tables))
-            sent.append(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(names)}")
-        if variables := sorted(self.file.variables.union(*(each.variables for each in behind))):
-            sent.append("SET " + ", ".join(f"{name} = NULL" for name in variables))
-        return sent
+        return cleanup(behind, tables, self.file.variables)
 
     def check(self, check: HeaderLine, day: date) -> str:
         """Return a `-- Check:` query bound for one date."""
@@ -61,6 +50,19 @@ class Step:
         """Return "file:line: statement 2 of 3" for a statement, by the server's message about it."""
         count = len(self.file.statements)
         return f"{self.file.path}:{line_of(statement, message)}: statement {statement.number} of {count}"
+
+
+def cleanup(behind: Iterable[Behind], tables: Collection[Table] = (), variables: Collection[str] = ()) -> list[str]:
+    """Return the statements that drop temporary tables and reset @variables: those named, and those of `behind`."""
+    behind = [*behind]
+    sent = []
+    # The names are sent as they are written: most servers tell `Day` from `day`.
+    if all_tables := sorted(set(tables).union(*(each.temporary_tables for each in behind))):
+        names = (".".join(quoted(part) for part in table if part) for table in all_tables)
+        sent.append(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(names)}")
+    if all_variables := sorted(set(variables).union(*(each.variables for each in behind))):
+        sent.append("SET " + ", ".join(f"{name} = NULL" for name in all_variables))
+    return sent
 
 
 def line_of(statement: Statement, message: str) -> int:

@@ -55,7 +55,9 @@ class Token(NamedTuple):
     @property
     def name(self) -> str:
         """The name, in lower case, that a word or a quoted name stands for; empty for any other token."""
-        return unquoted(self).lower() if self.kind in ("word", "name") else ""
+        if self.kind == "word":
+            return self.text.lower()
+        return unquoted(self).lower() if self.kind == "name" else ""
 
 
 class Table(NamedTuple):
@@ -102,6 +104,11 @@ class Statement:
         return (*(token.text.upper() if token.kind == "word" else token.text for token in self.code), "")
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of `code`, each as Token.name gives it, and an empty one at the end."""
+        return (*(token.name for token in self.code), "")
+
+    @cached_property
     def verb_at(self) -> int:
         """The index in `code` of the main verb: `WITH q AS (...) DELETE` is a DELETE, `(SELECT 1)` a SELECT."""
         first = next((i for i, word in enumerate(self.words) if word not in ("(", "")), 0)
@@ -135,7 +142,7 @@ class Statement:
             at += 1
         if words[at + 1 : at + 2] == (".",) and at + 2 < len(self.code):
             at += 2
-        return at if at < len(self.code) and self.code[at].name else None
+        return at if at < len(self.code) and self.names[at] else None
 
     @cached_property
     def target(self) -> Table | None:

@@ -6,8 +6,8 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -16,11 +16,11 @@ from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile
 from src.metric_file.parameters import Parameters
-from src.metric_file.step import Step
+from src.metric_file.step import Step, cleanup
 from src.metric_file.text import Statement
 from src.running.finality import Written, cells_to_reopen
 from src.running.plan import Batch
-from src.running.readers import Readers
+from src.running.readers import Ahead, Readers
 from src.running.row_checks import Found, RowChecks, lines, remarks
 from src.running.select_rows import Selected, run_select
 from src.running.server_warnings import QueryError, refuse_warnings
@@ -51,6 +51,7 @@ class StepResult:
     """What one execution of a file did."""
 
     step: Step
+    moment: int  # as of which it counts as computed
     milliseconds: int
     rows_of_metrics: int  # that the server counts as written, of an INSERT metric
     has_written: bool  # a table other than bi_metrics, by the server's count of rows
@@ -126,7 +127,7 @@ class Computation:
         warnings = tuple(remarks(found.warnings))
         repeated = frozenset(each for each in warnings if self._is_repeated(each, found, before))
         redefined = self._redefined(batch, before, computed)
-        self._store.write_states(computed, before.moment, self._run_id)
+        self._store.write_states(computed, self._run_id)
         newest = max(before.newest, batch.dates[-1])
         ranges = [each for each in self._to_reopen(batch, before, results, changes) if each[1] <= newest]
         reopened_count = self._store.reopen(ranges)
@@ -165,10 +166,11 @@ class Computation:
         names = {file.name for file in batch.files if file.kind is Kind.INSERT}.intersection(n for n, _ in before.rows)
         changed = {name for name, day in before.rows if name in names and self._steps.is_redefined(name, day, before)}
         try:
-            for some, with_fields in ((names - changed, False), (changed, True)):
-                if some:
-                    rows = {name: batch.dates_of[name] for name in sorted(some)}
-                    self._store.blank(rows, self._blank_text, with_fields)
+            with self._firing_triggers():
+                for some, with_fields in ((names - changed, False), (changed, True)):
+                    if some:
+                        rows = {name: batch.dates_of[name] for name in sorted(some)}
+                        self._store.blank(rows, self._blank_text, with_fields)
         except StatementError as error:
             if error.code not in REFUSES_A_VALUE:
                 raise
@@ -183,41 +185,19 @@ class Computation:
         log.info("%s %s: start", step.label, step.file.path)
         if self._may_read_unsent(step.file):
             self._send_rows()
-        with self._leaving_nothing(step):
-            rows_of_metrics, rows_of_others, milliseconds = self._execute_statements(step, before)
-        by_whom = " by a reader" if milliseconds else ""
-        milliseconds = milliseconds or round((time.monotonic() - clock) * 1000)
+        behind = self._catalog.behind(step.file)
+        with self._db.leaving_nothing(step.cleanup(behind), self._catalog.runs_code(step.file)):
+            rows_of_metrics, rows_of_others, ahead = self._execute_statements(step, before)
+        by_whom = " by a reader" if ahead else ""
+        milliseconds = ahead.milliseconds if ahead else round((time.monotonic() - clock) * 1000)
+        moment = ahead.moment if ahead else before.moment
         log.info("%s %s: %s ms%s", step.label, step.file.path, milliseconds, by_whom)
         has_written = rows_of_others > 0 or self._catalog.functions_write(step.file)
-        return StepResult(step, milliseconds, rows_of_metrics, has_written)
+        return StepResult(step, moment, milliseconds, rows_of_metrics, has_written)
 
-    @contextmanager
-    def _leaving_nothing(self, step: Step) -> Iterator[None]:
-        """Let a step leave nothing for the next one, also if it fails: tables, variables, settings of the session."""
-        cleanup = step.cleanup(self._catalog.behind(step.file))
-        with self._db.keeping_settings(self._catalog.runs_code(step.file)):
-            for sql in cleanup:
-                self._db.execute(sql)
-            try:
-                yield
-            except DateError:
-                self._clean_up_after_failure(cleanup)
-                raise
-            for sql in cleanup:
-                self._db.execute(sql)
-
-    def _clean_up_after_failure(self, cleanup: Sequence[str]) -> None:
-        """Never raises: a connection that cannot be cleaned up is closed."""
-        try:
-            for sql in cleanup if not self._db.is_lost() else ():
-                self._db.execute(sql)
-        except StatementError as error:
-            log.debug("what a file left could not be removed: %s", error)
-            self._db.close()
-
-    def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, int]:
-        """Return the rows that were written, of bi_metrics and of other tables, and a reader's milliseconds, or 0."""
-        milliseconds = 0
+    def _execute_statements(self, step: Step, before: Before) -> tuple[int, int, Ahead | None]:
+        """Return the rows that were written, of bi_metrics and of other tables, and what a reader computed, if any."""
+        ahead: Ahead | None = None
         rows_of_metrics = rows_of_others = 0
         query = step.file.statements[-1] if step.file.kind is Kind.SELECT else None
         lasting = {statement.number for statement in step.file.lasting_writes()}
@@ -226,7 +206,6 @@ class Computation:
                 if statement is query:
                     ahead = self._readers.take(step)
                     self._keep_rows(step, before, ahead.selected if ahead else run_select(self._db, step, sql))
-                    milliseconds = ahead.milliseconds if ahead else 0
                     continue
                 wrote = self._db.execute(sql)
                 refuse_warnings(self._db, step)
@@ -239,7 +218,7 @@ class Computation:
         if step.file.kind is Kind.INSERT and step.file.empty_value is not None:
             self._fill_empty(step, rows_of_metrics, before)
             rows_of_metrics = 0
-        return rows_of_metrics, rows_of_others, milliseconds
+        return rows_of_metrics, rows_of_others, ahead
 
     def _keep_rows(self, step: Step, before: Before, selected: Selected) -> None:
         """Queue the rows of a SELECT, to be sent with others; compare those that the server stores unchanged."""
@@ -266,16 +245,22 @@ class Computation:
         One by one, an error belongs to one file, and a statement that was too large succeeds in parts.
         """
         unsent, self._unsent, self._unsent_names, self._unsent_size = self._unsent, [], set(), 0
-        try:
-            self._store.write(row for _, row in unsent)
-        except StatementError as refused:
-            if refused.code in TRANSIENT:
-                raise
-            for step, row in unsent:
-                try:
-                    self._store.write([row])
-                except StatementError as error:
-                    raise self._file_error(step, step.file.statements[-1], error) from error
+        with self._firing_triggers():
+            try:
+                self._store.write(row for _, row in unsent)
+            except StatementError as refused:
+                if refused.code in TRANSIENT:
+                    raise
+                for step, row in unsent:
+                    try:
+                        self._store.write([row])
+                    except StatementError as error:
+                        raise self._file_error(step, step.file.statements[-1], error) from error
+
+    def _firing_triggers(self) -> AbstractContextManager[None]:
+        """Let triggers on bi_metrics leave nothing for the files."""
+        behind = self._catalog.behind_metrics
+        return self._db.leaving_nothing(cleanup(behind), any(each.is_code for each in behind))
 
     def _fill_empty(self, step: Step, rows_of_metrics: int, before: Before) -> None:
         """Store the value of `-- Empty:` for each date on which an INSERT metric has no row."""
@@ -355,8 +340,8 @@ class Computation:
 
     def _computed(self, results: Sequence[StepResult], found: Found) -> list[Computed]:
         return [
-            Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.milliseconds,
-                     file.path, file.final_after, lines(found.warnings, file.name, day),
+            Computed(file.name, day, file.is_helper, self._catalog.definition(file.name), result.moment,
+                     result.milliseconds, file.path, file.final_after, lines(found.warnings, file.name, day),
                      lines(found.accepted, file.name, day), (file.name, day) in found.unsure)
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip

@@ -47,6 +47,7 @@ class Ahead:
 
     selected: Selected
     milliseconds: int
+    moment: int  # the server's time when it was asked for
 
 
 class Readers:
@@ -219,7 +220,7 @@ class _Reader(threading.Thread):
         asked: Asked | None = None
         try:
             while self._connect_if_lost() and (asked := self._readers.next(self)) is not None:
-                self._readers.done(asked, self._compute(asked[0]))
+                self._readers.done(asked, self._compute(*asked))
         except Interrupted:
             self.is_cut = True
         finally:
@@ -245,13 +246,13 @@ class _Reader(threading.Thread):
             return False
         return True
 
-    def _compute(self, step: Step) -> Ahead | Exception | None:
+    def _compute(self, step: Step, moment: int) -> Ahead | Exception | None:
         """Return what the SELECT of a step computed, or the error of the file; None if the connection failed."""
         clock = time.monotonic()
         result: Ahead | Exception | None
         try:
             selected = run_select(self.database, step, step.statements[0])
-            result = Ahead(selected, max(1, round((time.monotonic() - clock) * 1000)))
+            result = Ahead(selected, max(1, round((time.monotonic() - clock) * 1000)), moment)
         except Interrupted:
             raise
         except Exception as error:  # take() raises it
@@ -290,9 +291,8 @@ def written_names(catalog: Catalog) -> frozenset[str]:
     """Return the names, in lower case, of all tables that a statement of a run may write, and perhaps of others."""
     written = {*OUR_TABLES, *METRICS_VIEWS}
     for file in catalog.files:
+        written |= {table.name for table in catalog.every_table_written(file)} | file.temporary_tables
         for statement in file.statements:
-            if statement.target:
-                written.add(statement.target.name.lower())
             if statement.verb in ("UPDATE", "DELETE"):  # either may write more than one table
                 written |= {token.name for token in statement.code}
     for text in catalog.views.values():  # a stored function may write

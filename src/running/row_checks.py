@@ -12,7 +12,7 @@ from src.db_manager import DatabaseManager, Row
 from src.errors import DateError, StatementError
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.header import HeaderLine
-from src.metric_file.step import Step
+from src.metric_file.step import Step, cleanup
 from src.metric_file.usual import dates_before, numbers_of, unusual
 from src.running.plan import Batch
 from src.running.server_warnings import QueryError, refuse_warnings
@@ -25,6 +25,8 @@ CHECKS_PER_QUERY = 100
 ROWS_SHOWN = 3  # of a check or a warning that found some
 SQL_SHOWN = 80  # characters of it: a metric file may be a link to anything
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")  # of a column: that of an expression without AS is its SQL
+
+_Query = tuple[Step, HeaderLine, date, str]  # of a check on a date, and its SQL
 
 
 @dataclass
@@ -52,17 +54,23 @@ class RowChecks:
         asked again when earlier rows have been computed.
         """
         found = Found()
-        with self._db.keeping_settings(any(self._catalog.checks_run_code(file) for file in batch.files)):
-            self._ask_checks(steps, batch, before, found)
+        self._ask_checks(steps, batch, before, found)
         self._look_for_unusual(steps, before, found)
         return found
 
     def _ask_checks(self, steps: Sequence[Step], batch: Batch, before: Before, found: Found) -> None:
-        queries = [
-            (step, check, day, step.check(check, day))
-            for step in steps for day in step.dates for check in step.file.script.checks
-            if not check.is_for_ended or self._store.has_ended(day, before.moment, step.file.final_after)
-        ]  # fmt: skip
+        queries: list[_Query] = []
+        of_code: list[_Query] = []
+        for step in steps:
+            some = of_code if self._catalog.checks_run_code(step.file) else queries
+            some += [
+                (step, check, day, step.check(check, day)) for day in step.dates for check in step.file.script.checks
+                if not check.is_for_ended or self._store.has_ended(day, before.moment, step.file.final_after)
+            ]  # fmt: skip
+        for query in of_code:  # by itself: it may leave something for the next one
+            file = query[0].file
+            with self._db.leaving_nothing(cleanup(self._catalog.behind_checks(file)), runs_code=True):
+                self._ask_check(batch, before, found, *query)
         for start in range(0, len(queries), CHECKS_PER_QUERY):
             part = queries[start : start + CHECKS_PER_QUERY]
             for query, may_fail in zip(part, self._that_may_fail([sql for *_, sql in part]), strict=True):

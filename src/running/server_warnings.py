@@ -11,8 +11,10 @@ from src.metric_file.step import Step
 sql_log = logging.getLogger("bi_metrics.sql")  # to the log file only: one line per date would flood cron's mail
 
 # Warnings that tell of no value: deprecations, among them VALUES(column), the only form every server reads; what the
-# optimizer did with a hint, or for want of memory; SELECT ... INTO @x of no row. Notes are harmless as well.
+# optimizer did with a hint, or for want of memory; SELECT ... INTO @x of no row.
 HARMLESS_WARNINGS = frozenset({1287, 1681, 3719, 3720, 3778, 1739, 3123, 3124, 3125, 3126, 3127, 3128, 3170, 1329})
+# Notes are harmless as well, but for two of MariaDB: a CAST to an integer that could not hold the number.
+TELLING_NOTES = frozenset({1105, 1916})
 MOST_COUNTED = 65_535  # warnings that a server shows at most
 WARNINGS = "warnings"  # in `-- Allow:`
 
@@ -30,7 +32,7 @@ def refuse_warnings(database: DatabaseManager, step: Step) -> None:
         return
     number, found = database.warnings, database.query("SHOW WARNINGS")
     for level, code, text in found:
-        if code in HARMLESS_WARNINGS or level == "Note":
+        if code in HARMLESS_WARNINGS or (level == "Note" and code not in TELLING_NOTES):
             continue
         sql_log.warning("%s %s: the server's %s %s: %s", step.label, step.file.path, level.lower(), code, text)
         if WARNINGS not in step.file.script.header_list("allow"):

@@ -79,6 +79,7 @@ class Computed:
     day: date
     is_helper: bool
     definition: str
+    moment: int  # as of which it counts as computed
     milliseconds: int  # of the file's execution, which may have filled more dates
     file: str
     final_after: int  # days after its date for which its number is not complete
@@ -303,18 +304,18 @@ class MetricStore:
 
     # --- states, within a transaction ---------------------------------------------------------------------------------
 
-    def write_states(self, cells: Sequence[Computed], moment: int, run_id: str) -> None:
-        """Store the states of cells that were computed at `moment`: final if their number was complete, else open.
+    def write_states(self, cells: Sequence[Computed], run_id: str) -> None:
+        """Store the states of cells: final if their number was complete when they were computed, else open.
 
         A cell that is unsure is reopened: to be computed again when what is due before it has been computed.
         """
-        at = utc_text(moment)
         for part in _parts(cells):
             values = []
             for c in part:
                 state = "open"
-                if self.has_ended(c.day, moment, c.final_after):
+                if self.has_ended(c.day, c.moment, c.final_after):
                     state = "reopened" if c.is_unsure else "final"
+                at = utc_text(c.moment)
                 values.append((c.name, c.day, c.is_helper, state, c.definition, at, c.milliseconds, c.file, run_id,
                                _cut(c.warning), _cut(c.accepted)))  # fmt: skip
             self._db.execute(
