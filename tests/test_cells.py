@@ -215,6 +215,25 @@ def test_rows_of_older_sql_are_told_until_they_are_computed_again(here: Project)
     assert "of older SQL" not in here.list("--status").stdout
 
 
+def test_older_sql_is_told_also_if_the_first_rows_of_the_new_sql_had_no_row_before(here: Project) -> None:
+    here.write("a.sql", metric_sql("a", "1 + 0 * DAY(%(metric_date)s)"))
+    ok(here.run("--initial", ago(6), ago(2)))  # the night of yesterday did not run
+    here.write("a.sql", metric_sql("a", "2 + 0 * DAY(%(metric_date)s)"))
+    assert f"of older SQL: {ago(6)} to {ago(3)} of a." in ok(here.run("--quiet")).stderr
+    assert "of older SQL" not in ok(here.run("--quiet")).stderr
+
+
+def test_the_rows_that_a_reverted_deploy_has_left_are_told(here: Project) -> None:
+    right, wrong = (metric_sql("a", f"{n} + 0 * DAY(%(metric_date)s)") for n in (1, 2))
+    here.write("a.sql", right)
+    ok(here.run(ago(9), ago(7)))
+    here.write("a.sql", wrong)
+    ok(here.run(ago(6), ago(1)))
+    here.write("a.sql", right)
+    assert f"of older SQL: {ago(6)} to {ago(3)} of a." in ok(here.run("--quiet")).stderr
+    assert "of older SQL" not in ok(here.run("--quiet")).stderr
+
+
 def test_a_change_of_the_initial_file_or_of_its_parameter_is_a_change(here: Project) -> None:
     here.env |= {"METRIC_PARAM_START": "0"}
     before = "(SELECT JSON_EXTRACT(value_list, '$.n') FROM bi_metrics WHERE metrics = 'a' AND metric_date = %(metric_date)s - INTERVAL 1 DAY)"  # noqa: E501

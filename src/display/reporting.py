@@ -127,7 +127,7 @@ class RunSummary:
         self.changes: list[Change] = []  # of rows that were final
         self.warned: dict[Remark, None] = {}
         self.accepted: dict[Remark, None] = {}
-        self.redefined: set[str] = set()  # names whose first cell of a new definition this run has stored
+        self.redefined: set[str] = set()  # names of which this run replaced or followed a cell of another definition
         self.first_error: str = ""
         self.partly_stored = False
         self.missing: list[Cell] = []

@@ -70,7 +70,7 @@ class BatchResult:
     repeated: frozenset[Remark] = frozenset()  # warnings that were stored before, of values that have not changed
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     unsure: tuple[Remark, ...] = ()  # what checks found over earlier rows that are due; they are asked again
-    redefined: frozenset[str] = frozenset()  # names whose first cell of a new definition this is
+    redefined: frozenset[str] = frozenset()  # names of which this replaces or follows a cell of another definition
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
     not_run: frozenset[str] = frozenset()  # names that failed or were left out
@@ -97,6 +97,7 @@ class Computation:
         self._unsent_size = 0  # about how many bytes
         self._changes: dict[Cell, Change] = {}
         self._replaced: list[Replaced] = []
+        self._compared: set[str] = set()  # names whose definition was compared with that of an earlier cell
         self._blank_text = f"{BLANK} {os.urandom(8).hex()}"
 
     def compute(self, batch: Batch, starts_anew: Collection[str] = ()) -> BatchResult:
@@ -356,14 +357,16 @@ class Computation:
         return is_cut or warning.text in known.splitlines()
 
     def _redefined(self, batch: Batch, before: Before, computed: Sequence[Computed]) -> frozenset[str]:
-        """Return the names that had cells of other definitions only."""
-        present = {cell.name: cell.definition for cell in computed}
-        others = {name for (name, _), known in before.states.items()
-                  if known.definition and known.definition != present.get(name, known.definition)}  # fmt: skip
-        if not others:
-            return frozenset()
-        stored = self._store.definitions(others)
-        return frozenset(name for name in others if present[name] not in stored[name])
+        """Return the names of which another definition had computed a cell of the batch, or else the cell before it."""
+        known: dict[str, set[str]] = defaultdict(set)
+        for (name, _), state in before.states.items():
+            if state.definition:
+                known[name].add(state.definition)
+        new = {cell.name for cell in computed} - known.keys() - self._compared
+        for name, definition in self._store.definitions_before(new, batch.dates[0]) if new else ():
+            known[name].add(definition)
+        self._compared |= known.keys()
+        return frozenset(cell.name for cell in computed if known[cell.name] - {cell.definition})
 
     def _to_reopen(
         self, batch: Batch, before: Before, results: Sequence[StepResult], changes: Sequence[Change]

@@ -561,15 +561,13 @@ class MetricStore:
             "ORDER BY 1, 2", (older,),
         ))  # fmt: skip
 
-    def definitions(self, names: Collection[str]) -> dict[str, set[str]]:
-        """Return the definitions that computed the cells of each name."""
-        found: dict[str, set[str]] = {}
-        for name, text in self._db.query(
-            "SELECT DISTINCT metric, definition FROM bi_metric_state WHERE metric IN %s AND definition IS NOT NULL",
-            (_some(names),),
-        ):
-            found.setdefault(name, set()).add(text)
-        return found
+    def definitions_before(self, names: Collection[str], day: date) -> Sequence[tuple[str, str]]:
+        """Return, for some names, the definition that computed the newest cell before a date; a gap has none."""
+        return self._db.query(
+            "SELECT s.metric, s.definition FROM bi_metric_state AS s JOIN (SELECT metric, MAX(metric_date) AS newest "
+            "FROM bi_metric_state WHERE metric IN %s AND metric_date < %s GROUP BY metric) AS n "
+            "ON n.metric = s.metric AND n.newest = s.metric_date WHERE s.definition IS NOT NULL", (_some(names), day),
+        )  # fmt: skip
 
 
 def _header(file: MetricFile) -> tuple[str, ...]:
