@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.metric_file.checks import check_catalog
 from src.metric_file.file import MetricFile, Mode, parse
-from src.metric_file.server_checks import _may_have_a_key, _zone_names
+from src.metric_file.server_checks import _may_have_a_key, _zones
 from src.metric_file.text import bind, literal, read
 from src.sql_loader import Catalog
 
@@ -94,7 +94,7 @@ def use(file: MetricFile) -> None:
     for statement in script.statements:
         sent, text = bind(statement, values), "".join(token.text for token in statement.tokens)
         assert "%" in text or sent == text
-        assert all(isinstance(offset, int) for _, offset in _zone_names(statement))
+        assert all(isinstance(offset, int) for _, offset in _zones(statement, {}))
         assert _may_have_a_key(statement) in (True, False)
     for check in script.checks:
         bind(check.statement, values)

@@ -234,6 +234,7 @@ def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
 # --- what the server has to know, or requires -------------------------------------------------------------------------
 
 ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"
+SET_ZONES = "SET @zone = 'Mars/Set', @twice = 'Mars/1'; SET @twice = 'Mars/2';"
 LOAD = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
 TELL_UTC = """
 INSERT INTO mysql.time_zone_name VALUES ('UTC', 1000); INSERT INTO mysql.time_zone VALUES (1000, 'N');
@@ -247,6 +248,14 @@ def of_folder(project: Project, ask: Any, **env: str) -> list[str]:
         return [str(problem) for problem in ask(database, catalog.files)]
 
 
+def zones_of(project: Project, **env: str) -> list[str]:
+    """Return what named_zones() finds, with a parameter %(own_zone)s and what is behind the views."""
+    catalog = load_catalog(project.folder / "sql")
+    with connected(project, **env) as database:
+        views = views_and_functions(database, catalog)
+        return [str(each) for each in named_zones(database, catalog.files, {"own_zone": "Mars/Own"}, views)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "unknown"),
     [
@@ -258,13 +267,21 @@ def of_folder(project: Project, ask: Any, **env: str) -> list[str]:
         ("'+00:00', 'It''s'", ["It's"]),
         ("zone, IF(zone = 'Mars/Base', 'UTC', zone)", []),
         ("@@session.time_zone, %(zone)s", []),
-        ("CONCAT('Mars', '/Base'), CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
+        ("'+00:00', %(own_zone)s", ["Mars/Own"]),
+        ("'+00:00', N'Mars/Base'", ["Mars/Base"]),
+        ("_utf8mb4'Mars/Base', '+00:00'", ["Mars/Base"]),
+        ("'+00:00', CONCAT('Mars', '/', %(own_zone)s)", ["Mars/Mars/Own"]),
+        ("COALESCE(NULL, 'Mars/Base'), '+00:00'", []),
+        ("'+00:00', 'Mars' '/Base'", ["Mars/Base"]),
+        ("'+00:00', @zone", ["Mars/Set"]),
+        ("'+00:00', @twice", []),
+        ("zone, CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
         ("'+00:00', '+00:00'), CONVERT_TZ(at, 'Mars/Base', '+00:00'", ["Mars/Base"]),
     ],
 )
 def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, arguments: str, unknown: list[str]) -> None:
-    project.write("zones.sql", "\n" + ZONES.format(arguments))
-    found = of_folder(project, named_zones)
+    project.write("zones.sql", f"{SET_ZONES}\n{ZONES.format(arguments)}")
+    found = zones_of(project)
     assert [line.split("'", 1)[1].split("', so")[0] for line in found] == unknown, found
     for line in found:
         assert line.startswith("sql/zones.sql:2:")
@@ -272,17 +289,30 @@ def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, argu
         assert line.endswith("correct the offset" if "+15:00" in unknown else LOAD), line
 
 
+def test_a_zone_in_a_view_is_asked_for_too(project: Project) -> None:
+    project.database.execute(
+        "CREATE TABLE logins (at DATETIME); "
+        "CREATE VIEW local AS SELECT CONVERT_TZ(at, '+00:00', 'Mars/Base') AS at FROM logins"
+    )
+    project.write("a.sql", "-- Description: d\nSELECT COUNT(at) AS n, %(metric_date)s AS d FROM local")
+    (found,) = zones_of(project)
+    assert found.startswith("local:1:")
+    assert "the server does not know the time zone 'Mars/Base'" in found
+    refused = project.run("2025-01-15")
+    assert (refused.returncode, "unknown-time-zone" in refused.stderr) == (2, True)
+
+
 def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(
     project: Project, engine: str, tmp_path: Path
 ) -> None:
     project.write("a.sql", "-- Check:  SELECT 1 FROM big WHERE CONVERT_TZ(at, 'Utc', '+00:00') IS NULL\n\n"
                   + ZONES.format("'UTC', 'Europe/Berlni'"))  # fmt: skip
-    places = [line.split(" ")[0] for line in of_folder(project, named_zones)]
+    places = [line.split(" ")[0] for line in zones_of(project)]
     assert places == ["sql/a.sql:1:51:", "sql/a.sql:3:23:", "sql/a.sql:3:30:"]
     with own_server(install(engine), tmp_path / "server") as server:  # for a server never forgets a zone
         with connect(server, "mysql") as connection:
             run_script(connection, TELL_UTC + f"CREATE DATABASE {project.database.name};")
-        found = of_folder(project, named_zones, DB_SOCKET=server.socket)
+        found = zones_of(project, DB_SOCKET=server.socket)
     message = "the server does not know the time zone 'Europe/Berlni', so CONVERT_TZ gives NULL; correct the name"
     assert found == [f"sql/a.sql:3:30: error: unknown-time-zone: {message}"]
 

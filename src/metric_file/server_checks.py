@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -13,7 +13,7 @@ from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.reads import ForeignKey, named_in, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
-from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, items, place, unquoted
+from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, literal, place, read, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
@@ -151,39 +151,74 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
     return sorted(found)
 
 
-def named_zones(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
-    """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL."""
-    places: dict[tuple[str, str], tuple[int, int]] = {}
+def named_zones(
+    database: DatabaseManager, files: Iterable[MetricFile], parameters: Mapping[str, str], views: Mapping[str, str]
+) -> list[Problem]:
+    """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL.
+
+    `parameters` are the values of the settings; `views` are the definitions of views, functions and triggers by name.
+    """
+    places: dict[tuple[str, str], tuple[int, int]] = {}  # of a file and an expression that gives a zone
     for file in files:
+        known = {f"%({name})s": literal(value) for name, value in parameters.items()}
+        known |= _constant_variables(file.statements, known)
         for statement in file.statements:
-            for name, offset in _zone_names(statement):
-                places.setdefault((file.path, name), place(file.script.text, offset))
+            for zone, offset in _zones(statement, known):
+                places.setdefault((file.path, zone), place(file.script.text, offset))
         for check in file.script.checks:
-            for name, offset in _zone_names(check.statement):
-                places.setdefault((file.path, name), (check.line, check.column + offset))
+            for zone, offset in _zones(check.statement, known):
+                places.setdefault((file.path, zone), (check.line, check.column + offset))
+    for name, definition in views.items():
+        for zone, offset in _zones(Statement(tuple(read(definition)), 1, 1, 1), {}):
+            places.setdefault((name, zone), place(definition, offset))
     if not places:
         return []
-    names = sorted({name for _, name in places} | {"UTC"})  # which every set of zone tables has
-    ask = ", ".join(["CONVERT_TZ('2025-01-01', '+00:00', %s) IS NULL"] * len(names))
-    unknown = {name for name, is_null in zip(names, database.query(f"SELECT {ask}", names)[0], strict=True) if is_null}
+    zones = sorted({zone for _, zone in places} | {"'UTC'"})  # which every set of zone tables has
+    ask = ", ".join(f"{zone}, CONVERT_TZ('2025-01-01', '+00:00', {zone}) IS NULL" for zone in zones)
+    answers = database.query(f"SELECT {ask}")[0]
+    unknown = {zone: answers[2 * n] for n, zone in enumerate(zones) if answers[2 * n + 1]}
     load = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
-    cure = load if "UTC" in unknown else "correct the name"
+    cure = load if "'UTC'" in unknown else "correct the name"
     return sorted(
         Problem(
-            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{name}', so CONVERT_TZ "
-            f"gives NULL; {'correct the offset' if name.startswith(('+', '-')) else cure}",
+            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{unknown[zone]}', so "
+            f"CONVERT_TZ gives NULL; {'correct the offset' if str(unknown[zone])[:1] in ('+', '-') else cure}",
         )
-        for (path, name), at in places.items() if name in unknown
+        for (path, zone), at in places.items() if zone in unknown
     )  # fmt: skip
 
 
-def _zone_names(statement: Statement) -> Iterator[tuple[str, int]]:
-    """Yield each zone that a CONVERT_TZ gives as a string, and the place of the string in the text."""
+def _zones(statement: Statement, known: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Yield each zone that a CONVERT_TZ gives by constants, as an expression, and its place in the text."""
     for i, word in enumerate(statement.words):
         if word == "CONVERT_TZ" and statement.words[i + 1] == "(":
             for argument in items(statement.code[i + 2 :])[1:]:
-                if [token.kind for token in argument] == ["string"]:
-                    yield unquoted(argument[0]).replace("%%", "%"), argument[0].offset
+                if zone := _constant(argument, known):
+                    yield zone, argument[0].offset
+
+
+def _constant_variables(statements: Iterable[Statement], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the expression of each @variable that a SET gives a constant; of one that is set twice, none."""
+    found: dict[str, list[str]] = {}
+    for statement in statements:
+        for item in items(statement.code[1:]) if statement.verb == "SET" else ():
+            if len(item) > 2 and item[0].kind == "variable":
+                found.setdefault(item[0].text.lower(), []).append(_constant(item[2:], known))
+    return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0]}
+
+
+def _constant(tokens: Sequence[Token], known: Mapping[str, str]) -> str:
+    """Return an expression of strings, and of parameters and variables that are `known`, as SQL; "" for any other."""
+    parts = []
+    for token in tokens:
+        is_introducer = token.text == "N" or token.text.startswith("_")  # N'Europe/Berlin', _utf8mb4'Europe/Berlin'
+        if (value := known.get(token.text.lower())) is not None:
+            parts.append(value)
+        elif token.kind == "string" or token.text.upper() in ("CONCAT", "COALESCE", "(", ")", ","):
+            parts.append(token.text.replace("%%", "%"))
+        elif not is_introducer:
+            return ""
+    return " ".join(parts)
 
 
 def keyless_temporary_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
