@@ -72,6 +72,11 @@ def test_many_differences_are_counted_and_long_values_are_cut() -> None:
     assert len(differences(row('"x"'), row(f'"{"y" * 500}"'))) < 100
 
 
+def test_json_with_a_key_twice_is_not_read_the_same_by_all() -> None:
+    assert not is_readable('{"n": 1, "n": 2}')
+    assert is_readable('[{"n": 1}, {"n": 2}]')
+
+
 @pytest.mark.parametrize("text", ['{"n": 1e9999999999999999999}', '{"n": 1e-9999999999999999999}', '{"n": 1.}'])
 def test_json_that_python_cannot_read_is_compared_as_text(text: str) -> None:
     assert not is_readable(text)

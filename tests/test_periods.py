@@ -395,6 +395,12 @@ def test_a_window_in_utc_that_a_function_makes_is_warned_of(project: Project, wi
     assert "warning: utc-window: " in project.list("--check", "--offline").stdout
 
 
+def test_a_bound_in_utc_less_a_second_is_right_whatever_the_clocks_do(project: Project) -> None:
+    window = "at BETWEEN %(day_start_utc)s AND %(day_end_utc)s - INTERVAL 1 SECOND"
+    project.write("a.sql", f"-- Description: x\nSELECT COUNT(*) AS n FROM events WHERE {window}\n")
+    assert "utc-window" not in project.list("--check", "--offline").stdout
+
+
 # --- rows of another period -------------------------------------------------------------------------------------------
 
 

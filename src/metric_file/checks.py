@@ -66,6 +66,7 @@ _OF_LAST = {
 _SEQUENCES = ("nextval", "lastval", "setval")
 _RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
 _MOVES_A_DATE = frozenset({"DATE_ADD", "DATE_SUB", "ADDDATE", "SUBDATE"})
+_EVEN_UNITS = {"MICROSECOND", "SECOND", "MINUTE", "HOUR"}  # which no change of the clocks makes longer
 _CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
@@ -322,8 +323,10 @@ class _Rules:
         """Days before a bound in UTC are an hour off around a change of the clocks."""
         for statement in self.script.statements:
             for i, token in enumerate(statement.code[:-1]):
-                is_moved = statement.words[i + 1] in ("-", "+") or statement.words[max(i - 2, 0)] in _MOVES_A_DATE
-                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_moved:
+                words = statement.words
+                is_moved = words[i + 1] in ("-", "+") or words[max(i - 2, 0)] in _MOVES_A_DATE
+                is_by_days = is_moved and not _EVEN_UNITS.intersection(words[i + 1 : i + 6])
+                if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_by_days:
                     cure = "write -- Period: 7 days and %(period_start_utc)s"
                     yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
 

@@ -306,8 +306,9 @@ class Computation:
                                     "or correct one of them")  # fmt: skip
             change = self._compare(name, day, row, before)
             if change.kind != "unchanged" and not (is_readable(row.value_list) and is_readable(row.f_list)):
-                raise self._refusal(file, [day], "wrote JSON that not every reader takes, such as a backslash before x "
-                                    "or a number that ends with a point; build it with JSON_OBJECT()")  # fmt: skip
+                what = "a backslash before x, a number that ends with a point, or a key twice"
+                raise self._refusal(file, [day], f"wrote JSON that not every reader takes, such as {what}; "
+                                    "build it with JSON_OBJECT()")  # fmt: skip
         for result in results:
             computed = [day for day in result.step.dates if (result.step.file.name, day) in self._changes]
             self._refuse_other_rows(result.step, result.rows_of_metrics, computed, before)

@@ -76,9 +76,9 @@ def _parse(text: str) -> Any:
 
 
 def is_readable(text: str) -> bool:
-    """Tell whether Python can read a JSON text, which MariaDB takes."""
+    """Tell whether every reader understands a JSON text, which MariaDB takes, and all of them the same."""
     try:
-        _loads(text)
+        json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=_refuse_doubles)
     except UNREADABLE_JSON:
         return False
     return True
@@ -90,6 +90,11 @@ def _loads(text: str) -> Any:
 
 def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python refuses to read longer ones
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice: one reader takes the first value, another the last")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
