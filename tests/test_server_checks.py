@@ -234,7 +234,9 @@ def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
 # --- what the server has to know, or requires -------------------------------------------------------------------------
 
 ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"
-SET_ZONES = "SET @zone = 'Mars/Set', @twice = 'Mars/1'; SET @twice = 'Mars/2';"
+SET_ZONES = "SET @zone = 'Mars/Set', @twice = 'Mars/1'; SET @twice = 'Mars/2'; " + (
+    "SET @selected = 'Mars/3', @assigned = ''; SELECT 1, 'UTC' INTO @one, @Selected; SELECT @assigned := 'UTC';"
+)
 LOAD = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
 TELL_UTC = """
 INSERT INTO mysql.time_zone_name VALUES ('UTC', 1000); INSERT INTO mysql.time_zone VALUES (1000, 'N');
@@ -275,6 +277,10 @@ def zones_of(project: Project, **env: str) -> list[str]:
         ("'+00:00', 'Mars' '/Base'", ["Mars/Base"]),
         ("'+00:00', @zone", ["Mars/Set"]),
         ("'+00:00', @twice", []),
+        ("'+00:00', @selected", []),
+        ("'+00:00', @assigned", []),
+        ("'+00:00', COALESCE(_zone, 'Mars/Base')", []),
+        ("'+00:00', COALESCE(N, 'Mars/Base')", []),
         ("zone, CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
         ("'+00:00', '+00:00'), CONVERT_TZ(at, 'Mars/Base', '+00:00'", ["Mars/Base"]),
     ],

@@ -198,25 +198,34 @@ def _zones(statement: Statement, known: Mapping[str, str]) -> Iterator[tuple[str
 
 
 def _constant_variables(statements: Iterable[Statement], known: Mapping[str, str]) -> dict[str, str]:
-    """Return the expression of each @variable that a SET gives a constant; of one that is set twice, none."""
+    """Return the expression of each @variable that one SET, and nothing else in the file, gives a constant."""
     found: dict[str, list[str]] = {}
     for statement in statements:
-        for item in items(statement.code[1:]) if statement.verb == "SET" else ():
+        set_items = items(statement.code[1:]) if statement.verb == "SET" else []
+        for item in set_items:
             if len(item) > 2 and item[0].kind == "variable":
                 found.setdefault(item[0].text.lower(), []).append(_constant(item[2:], known))
+        starts, into = [item[0] for item in set_items if item], False
+        for token, following in zip(statement.code, statement.words[1:], strict=True):
+            if token.kind == "variable":
+                if into or (following == ":=" and token not in starts):
+                    found.setdefault(token.text.lower(), []).append("")
+            else:
+                into = token.text.upper() == "INTO" or (into and token.text == ",")
     return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0]}
 
 
 def _constant(tokens: Sequence[Token], known: Mapping[str, str]) -> str:
     """Return an expression of strings, and of parameters and variables that are `known`, as SQL; "" for any other."""
     parts = []
-    for token in tokens:
-        is_introducer = token.text == "N" or token.text.startswith("_")  # N'Europe/Berlin', _utf8mb4'Europe/Berlin'
+    for i, token in enumerate(tokens):
+        is_before_string = [each.kind for each in tokens[i + 1 : i + 2]] == ["string"]
+        is_marked = token.text.upper() == "N" or token.text.startswith("_")  # N'Europe/Berlin', _utf8mb4'Europe/Berlin'
         if (value := known.get(token.text.lower())) is not None:
             parts.append(value)
         elif token.kind == "string" or token.text.upper() in ("CONCAT", "COALESCE", "(", ")", ","):
             parts.append(token.text.replace("%%", "%"))
-        elif not is_introducer:
+        elif not (is_marked and is_before_string):
             return ""
     return " ".join(parts)
 
