@@ -15,7 +15,7 @@ from unicodedata import normalize
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, reads_behind, trigger_of
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, trigger_of
 from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token
 
 EVERY_METRIC = "*"  # in `-- Reads:`
@@ -209,9 +209,10 @@ class Catalog:
         if not self._behind:
             return []
         triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
-        named = [*file.reads.tables.items(), *file.reads.functions.items()]
-        known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
-        return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
+        tables = [(str(table), token) for table, token in file.reads.tables.items()
+                  if table.name not in file.temporary_tables]  # fmt: skip
+        functions = [(function_of(function), token) for function, token in file.reads.functions.items()]
+        return [(name, token) for name, token in [*tables, *functions, *triggers] if name in self._behind]
 
     def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Statement]]:
         """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
@@ -249,7 +250,8 @@ class Catalog:
     @cached_property
     def behind_metrics(self) -> list[Behind]:
         """What is behind the triggers on bi_metrics; none if there are none."""
-        return [each for name, each in self._behind.items() if name == trigger_of(Table("", METRICS_TABLE))]
+        found = self._behind.get(trigger_of(Table("", METRICS_TABLE)))
+        return [found] if found else []
 
     def runs_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""
@@ -259,12 +261,12 @@ class Catalog:
         """Tell whether stored functions that a file calls may write a table."""
         if not self._behind:
             return False
-        named = {str(name) for name in (*file.reads.tables, *file.reads.functions)}
+        named = {*map(str, file.reads.tables), *map(function_of, file.reads.functions)}
         return any(self._behind[name].written for name in named & self._behind.keys())
 
     def behind_checks(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that the checks of a file use."""
-        named = {str(name) for name in (*file.reads_of_checks.tables, *file.reads_of_checks.functions)}
+        named = {*map(str, file.reads_of_checks.tables), *map(function_of, file.reads_of_checks.functions)}
         return [self._behind[name] for name in sorted(named & self._behind.keys())]
 
     def checks_run_code(self, file: MetricFile) -> bool:

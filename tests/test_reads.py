@@ -358,23 +358,24 @@ def test_a_view_reads_what_the_views_and_functions_in_it_read() -> None:
         "bi_metric_cards": "select 1 from `game`.`bi_metrics`",
         "over": "select 1 from (`game`.`plain` join `game`.`direct` on(1))", "game.direct": "select 1 from bi_metrics",
         "game.bi_metric_cards": "select 1 from `game`.`bi_metrics`", "game.plain": "select 1 from `game`.`t`",
-        "f": "BEGIN DECLARE n INT; SELECT MAX(a) INTO n FROM u; RETURN g(n) + 1; END",
-        "g": "RETURN (SELECT COUNT(*) FROM `plain`)",
-        "ansi": 'RETURN (SELECT COUNT(*) FROM "bi_metrics")',
-        "other.f": "RETURN (SELECT 1 FROM v)", "other.v": "select 1 from `game`.`bi_metrics`", "v": "select 1 from `t`",
+        "f()": "BEGIN DECLARE n INT; SELECT MAX(a) INTO n FROM u; RETURN g(n) + 1; END",
+        "g()": "RETURN (SELECT COUNT(*) FROM `plain`)",
+        "ansi()": 'RETURN (SELECT COUNT(*) FROM "bi_metrics")',
+        "other.f()": "RETURN (SELECT 1 FROM v)", "other.v": "select 1 from `game`.`bi_metrics`",
+        "v": "select 1 from `t`",
         "secret": "",
         "over_secret": "select 1 from `game`.`secret`", "game.secret": "",
         "round": "select 1 from around", "around": "select 1 from round, h",
     })  # fmt: skip
     assert {name: each.hides for name, each in behind.items() if each.hides} == {
         "direct": "direct reads bi_metrics", "cards": "cards reads bi_metrics", "over": "game.direct reads bi_metrics",
-        "game.direct": "game.direct reads bi_metrics", "other.f": "other.v reads bi_metrics",
+        "game.direct": "game.direct reads bi_metrics", "other.f()": "other.v reads bi_metrics",
         "other.v": "other.v reads bi_metrics",
-        "ansi": "ansi reads bi_metrics", "secret": "this account may not read the definition of secret",
+        "ansi()": "ansi() reads bi_metrics", "secret": "this account may not read the definition of secret",
         "over_secret": "this account may not read the definition of game.secret",
         "game.secret": "this account may not read the definition of game.secret",
     }  # fmt: skip
-    assert behind["f"].tables == {Table("", "u"), Table("", "plain"), Table("game", "t")}
+    assert behind["f()"].tables == {Table("", "u"), Table("", "plain"), Table("game", "t")}
     assert behind["round"].tables == behind["around"].tables == {Table("", name) for name in ("round", "around", "h")}
 
 

@@ -204,14 +204,14 @@ def test_the_views_and_functions_that_files_name_are_found_through_each_other(pr
     project.write("a.sql", "SELECT MAX(n) AS n FROM best JOIN orders WHERE day = %(metric_date)s")
     found = definitions(project)
     here = database.name
-    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled", f"{here}.counted"}
+    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled()", f"{here}.counted"}
     assert "inner_view" in found["best"]
-    assert found[f"{here}.doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
+    assert found[f"{here}.doubled()"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
     account = f"{here}_blind"
     database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {here}.* TO {account}")
     project.env["DB_USER"] = account
     project.write("b.sql", "SELECT Doubled (1) AS n FROM inner_view WHERE day = %(metric_date)s")
-    assert definitions(project) == {"best": "", "inner_view": "", "doubled": ""}
+    assert definitions(project) == {"best": "", "inner_view": "", "doubled()": ""}
     database.execute(f"DROP USER {account}")
 
 
@@ -231,6 +231,52 @@ def test_a_view_of_another_database_is_found_where_a_file_names_that(project: Pr
 def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
     project.write("a.sql", "SELECT 1 AS n, %(metric_date)s AS d")
     assert definitions(project) == {}
+
+
+READS_METRICS = "(IN unused INT) SELECT COUNT(*) FROM bi_metrics"
+
+
+def test_a_view_is_looked_into_though_a_procedure_has_its_name(project: Project) -> None:
+    project.database.execute("CREATE VIEW totals AS SELECT metrics FROM bi_metrics; "
+                             "CREATE PROCEDURE totals() DO 1")  # fmt: skip
+    project.write("a.sql", "-- Description: d\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM totals")
+    refused = project.run("2025-01-15")
+    assert refused.returncode == 2
+    assert "reads-unclear: it is unclear which metrics this reads: totals reads bi_metrics" in refused.stderr
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_procedure_with_the_name_of_a_table_is_behind_no_file(project: Project, hidden: bool) -> None:
+    account, here = f"{project.database.name}_blind", project.database.name
+    project.database.execute(
+        f"CREATE TABLE daily (day DATE PRIMARY KEY, n INT); CREATE PROCEDURE daily{READS_METRICS}; "
+        f"CREATE PROCEDURE `sum`{READS_METRICS}; "
+        "CREATE TABLE noted (day DATE); CREATE TRIGGER noting AFTER INSERT ON noted FOR EACH ROW "
+        "INSERT INTO daily (day, n) VALUES (NEW.day, 1) ON DUPLICATE KEY UPDATE n = 1; "
+        f"CREATE USER {account}; GRANT SELECT, INSERT, UPDATE, DELETE, EXECUTE, TRIGGER ON {here}.* TO {account}"
+    )
+    insert = "INSERT INTO {} (day) VALUES (%(metric_date)s)"
+    project.write("1_fills.sql", f"-- Description: d\n{insert.format('daily')} ON DUPLICATE KEY UPDATE n = n")
+    project.write("2_a.sql", "-- Description: d\nSELECT SUM(n) AS n FROM daily WHERE day = %(metric_date)s")
+    project.write("3_notes.sql", f"-- Description: d\n{insert.format('noted')}")
+    if hidden:
+        project.env["DB_USER"] = account
+    found = project.list("--check")
+    project.database.execute(f"DROP USER {account}")
+    assert "reads-unclear" not in found.stdout, found.stdout
+
+
+def test_a_procedure_that_code_calls_is_looked_into(project: Project) -> None:
+    here = project.database.name
+    project.database.execute(
+        f"CREATE PROCEDURE counts{READS_METRICS}; CREATE FUNCTION counted() RETURNS INT READS SQL DATA "
+        f"BEGIN CALL {here}.counts(1); RETURN 1; END; CREATE VIEW best AS SELECT counted() AS n"
+    )
+    project.write("a.sql", "SELECT n, %(metric_date)s AS d FROM best")
+    assert f"{here}.procedure counts" in definitions(project)
+    assert f"{here}.procedure counts reads bi_metrics" in project.run("2025-01-15").stderr
+
+
 # --- what the server has to know, or requires -------------------------------------------------------------------------
 
 ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"

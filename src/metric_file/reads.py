@@ -45,6 +45,7 @@ _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QU
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
 _NO_TABLES_FOLLOW = {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
+_BEFORE_COLUMNS = {"INTO", "INSERT", "REPLACE", "IGNORE", "DELAYED", "LOW_PRIORITY", "TABLE"}  # of INSERT INTO t (n)
 _BEFORE_TABLES = BEFORE_TABLE | {"LATERAL", "OJ"}
 
 
@@ -81,7 +82,7 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
                     found.tables.setdefault(table.lower(), token)
                 if statement.names[i] in TABLES_OF_THE_RUN:
                     found.unclear.append(Unclear(token, "the run writes it for every metric"))
-            if words[i + 1] == "(" and statement.names[i]:
+            if words[i + 1] == "(" and statement.names[i] and i != statement.target_at:
                 found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
@@ -114,21 +115,36 @@ class ForeignKey(NamedTuple):
     on_update: bool
 
 
-def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
-    """Return the tables and the routines, in lower case, that the definition of a view or a routine names."""
+class Named(NamedTuple):
+    """What a definition names, in lower case."""
+
+    tables: set[Table]
+    functions: set[Table]
+    procedures: set[Table]
+
+    @property
+    def keys(self) -> set[str]:
+        return {*map(str, self.tables), *map(function_of, self.functions), *map(procedure_of, self.procedures)}
+
+
+def named_in(name: str, definition: str) -> Named:
+    """Return what the definition of a view, a routine or a trigger names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
     schema = name.rpartition(".")[0]  # of names that have none
+    functions, procedures = [], []
+    for i, token in enumerate(code):
+        before = words[i - 3 if words[i - 1] == "." else i - 1]
+        if before == "CALL" and token.name and words[i + 1] != ".":
+            procedures.append(i)
+        elif words[i + 1] == "(" and token.name and before not in _BEFORE_COLUMNS:
+            functions.append(i)
 
     def found(places: Iterable[int]) -> set[Table]:
         names = (table_at(code, i).lower() for i in places)
         return {Table(each.schema or schema, each.name) for each in names}
 
-    def is_routine(i: int) -> bool:
-        start = i - 2 if words[i - 1] == "." else i
-        return words[i + 1] == "(" or (words[start - 1] == "CALL" and words[i + 1] != ".")
-
-    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and is_routine(i))
+    return Named(found(tables(code, words)), found(functions), found(procedures))
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
@@ -137,11 +153,8 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
     named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
     written = {name: set(_written_tables(name, read(definitions[name]))) for name in named}
     for some in written.values():  # through a view
-        some |= set().union(*(named[str(table)][0] for table in some if str(table) in named))
-    inner = {
-        name: named.keys() & {*map(str, found | called), *map(trigger_of, written[name])}
-        for name, (found, called) in named.items()
-    }
+        some |= set().union(*(named[str(table)].tables for table in some if str(table) in named))
+    inner = {name: named.keys() & {*named[name].keys, *map(trigger_of, written[name])} for name in named}
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -157,13 +170,23 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
         own = {table.lower() for table in temporary}
         behind[name] = Behind(
             hides,
-            {table for each in reached for table in named[each][0]} - own,
+            {table for each in reached for table in named[each].tables} - own,
             any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
             temporary,
             {table for each in reached for table in written[each]} - own,
         )
     return behind
+
+
+def function_of(table: Table) -> str:
+    """Return the name under which definitions have a stored function: a view may have the same name."""
+    return f"{table}()"
+
+
+def procedure_of(table: Table) -> str:
+    """Return the name under which definitions have a stored procedure."""
+    return str(Table(table.schema, f"procedure {table.name}"))
 
 
 def trigger_of(table: Table) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -11,25 +11,25 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import ForeignKey, named_in, reads_behind, trigger_of
+from src.metric_file.reads import ForeignKey, function_of, named_in, procedure_of, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, literal, place, read, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
-_VIEWS = (
-    "SELECT table_name, view_definition FROM information_schema.views "
-    "WHERE table_schema = %s AND LOWER(table_name) IN %s"
-)
-_ROUTINES = (  # a function and a procedure may have the same name
-    "SELECT LOWER(routine_name), GROUP_CONCAT(routine_definition SEPARATOR ';') FROM information_schema.routines "
-    "WHERE routine_schema = %s AND LOWER(routine_name) IN %s GROUP BY 1"
-)
-_TRIGGERS = (  # those that this account may see
-    "SELECT LOWER(event_object_table), GROUP_CONCAT(action_statement SEPARATOR ';') FROM information_schema.triggers "
-    "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s GROUP BY 1"
-)
+# By the function that gives the key of what is found: the queries for a schema and names in lower case.
+_CODE: dict[Callable[[Table], str], str] = {
+    str: "SELECT table_name, view_definition FROM information_schema.views "
+         "WHERE table_schema = %s AND LOWER(table_name) IN %s",
+    function_of: "SELECT routine_name, routine_definition FROM information_schema.routines "
+                 "WHERE routine_schema = %s AND LOWER(routine_name) IN %s AND routine_type = 'FUNCTION'",
+    procedure_of: "SELECT routine_name, routine_definition FROM information_schema.routines "
+                  "WHERE routine_schema = %s AND LOWER(routine_name) IN %s AND routine_type = 'PROCEDURE'",
+    # Those that this account may see; a table may have several.
+    trigger_of: "SELECT event_object_table, action_statement FROM information_schema.triggers "
+                "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s",
+}  # fmt: skip
 
 
 def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[Problem], int]:
@@ -86,32 +86,41 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
     """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
-    Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
-    The triggers are those of bi_metrics, and of the tables that files, or what is found, write.
+    Keys are names in lower case, with a schema if one is named, as str(), function_of() and the like give them; "" is a
+    definition that this account may not read. The triggers are those of bi_metrics, and of the tables that files, or
+    what is found, write.
     """
     schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
     schemas[""] = database.server_name
-    targets = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
-    names, written = {*targets}, {*targets, Table("", METRICS_TABLE)}
-    for reads in (each for file in catalog.files for each in (file.reads, file.reads_of_checks)):
-        names |= {*reads.tables, *reads.functions}
+    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    reads = [each for file in catalog.files for each in (file.reads, file.reads_of_checks)]
+    wanted: dict[Callable[[Table], str], set[Table]] = {
+        str: written.union(*(each.tables for each in reads)),
+        function_of: set().union(*(each.functions for each in reads)),
+        trigger_of: written | {Table("", METRICS_TABLE)},
+    }
     definitions: dict[str, str] = {}
-    asked: set[Table] = set()
-    asked_written: set[Table] = set()
-    while names or written:
-        for schema in {each.schema for each in names | written} & schemas.keys():
-            for query, some, key in ((_VIEWS, names, str), (_ROUTINES, names, str), (_TRIGGERS, written, trigger_of)):
-                among = sorted(each.name for each in some if each.schema == schema)
-                for name, definition in database.query(query, (schemas[schema], among)) if among else ():
-                    definitions[key(Table(schema, name.lower()))] = definition or ""
-        asked |= names
-        asked_written |= written
+    asked: set[str] = set()
+    while any(wanted.values()):
+        for key, tables in wanted.items():
+            asked.update(map(key, tables))
+            for schema in {each.schema for each in tables} & schemas.keys():
+                among = sorted(each.name for each in tables if each.schema == schema)
+                for name, definition in database.query(_CODE[key], (schemas[schema], among)):
+                    found = key(Table(schema, name.lower()))
+                    before = f"{definitions[found]};" if found in definitions else ""
+                    definitions[found] = before + (definition or "")
         behind = reads_behind(definitions)
-        written = set().union(*(each.written for each in behind.values()))
-        written |= set().union(*(behind[str(table)].tables for table in asked_written if str(table) in behind))
         inside = [named_in(name, definition) for name, definition in definitions.items()]
-        names = set().union(written, *(tables | routines for tables, routines in inside)) - asked
-        written -= asked_written
+        written = written.union(*(each.written for each in behind.values()))
+        through = set().union(*(behind[str(table)].tables for table in written if str(table) in behind))
+        wanted = {
+            str: written.union(*(named.tables for named in inside)),
+            function_of: set().union(*(named.functions for named in inside)),
+            procedure_of: set().union(*(named.procedures for named in inside)),
+            trigger_of: written | through,  # to write a view fires the triggers of the tables behind it
+        }
+        wanted = {key: {each for each in tables if key(each) not in asked} for key, tables in wanted.items()}
     return definitions
 
 
