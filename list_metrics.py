@@ -149,7 +149,7 @@ class Listing:
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
                 found += wrong_engines(database, sound, self.catalog)
-                found += named_zones(database, sound, self.settings.parameters, self.catalog.views)
+                found += named_zones(database, sound, self.settings.parameters, self.catalog)
                 for ask in (hidden_tables, keyless_temporary_tables):
                     found += ask(database, sound)
                 problems = sorted([*problems, *found])

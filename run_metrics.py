@@ -189,7 +189,7 @@ class Run:
         self._check_files()
         files = self._files_that_may_run()
         _refuse(wrong_engines(self.database, files, self.catalog))
-        _refuse(named_zones(self.database, files, self.settings.parameters, self.catalog.views))
+        _refuse(named_zones(self.database, files, self.settings.parameters, self.catalog))
         for ask in (hidden_tables, keyless_temporary_tables):
             _refuse(ask(self.database, files))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40

@@ -15,8 +15,8 @@ from unicodedata import normalize
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, trigger_of
-from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, reads_of, trigger_of
+from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token, place
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -252,6 +252,20 @@ class Catalog:
         """What is behind the triggers on bi_metrics; none if there are none."""
         found = self._behind.get(trigger_of(Table("", METRICS_TABLE)))
         return [found] if found else []
+
+    def definitions_used(self, file: MetricFile) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield the name in `views` of each definition that a file or a check of it uses, and line and column where."""
+        used = [(self._behind[name], place(file.script.text, token.offset)) for name, token in self._views_of(file)]
+        for statement in () if file.is_helper else file.statements[-1:]:
+            used += [(each, (statement.line, statement.column)) for each in self.behind_metrics]
+        for check in file.script.checks if self._behind else ():
+            reads = reads_of([check.statement])
+            names = [*((str(table), token) for table, token in reads.tables.items()),
+                     *((function_of(function), token) for function, token in reads.functions.items())]  # fmt: skip
+            used += [(self._behind[name], (check.line, check.column + token.offset))
+                     for name, token in names if name in self._behind]  # fmt: skip
+        for behind, at in used:
+            yield from ((name, at) for name in behind.reached)
 
     def runs_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -300,8 +301,9 @@ def zones_of(project: Project, **env: str) -> list[str]:
     """Return what named_zones() finds, with a parameter %(own_zone)s and what is behind the views."""
     catalog = load_catalog(project.folder / "sql")
     with connected(project, **env) as database:
-        views = views_and_functions(database, catalog)
-        return [str(each) for each in named_zones(database, catalog.files, {"own_zone": "Mars/Own"}, views)]
+        catalog = replace(catalog, views=views_and_functions(database, catalog))
+        files = [file for file in catalog.files if not file.disabled]
+        return [str(each) for each in named_zones(database, files, {"own_zone": "Mars/Own"}, catalog)]
 
 
 @pytest.mark.parametrize(
@@ -341,17 +343,45 @@ def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, argu
         assert line.endswith("correct the offset" if "+15:00" in unknown else LOAD), line
 
 
-def test_a_zone_in_a_view_is_asked_for_too(project: Project) -> None:
-    project.database.execute(
-        "CREATE TABLE logins (at DATETIME); "
-        "CREATE VIEW local AS SELECT CONVERT_TZ(at, '+00:00', 'Mars/Base') AS at FROM logins"
-    )
-    project.write("a.sql", "-- Description: d\nSELECT COUNT(at) AS n, %(metric_date)s AS d FROM local")
+ZONES_BEHIND = """
+CREATE TABLE logins (at DATETIME);
+CREATE VIEW local AS SELECT CONVERT_TZ(at, '+00:00', 'Mars/Base') AS at FROM logins;
+CREATE VIEW over_local AS SELECT at FROM local;
+CREATE FUNCTION shifted(at DATETIME) RETURNS DATETIME NO SQL RETURN CONVERT_TZ(at, '+00:00', 'Mars/Moon');
+CREATE TRIGGER shift BEFORE INSERT ON logins FOR EACH ROW SET NEW.at = CONVERT_TZ(NEW.at, 'Mars/Sea', '+00:00');
+"""
+SHIFT_METRICS = """
+CREATE TRIGGER shift_metrics BEFORE INSERT ON bi_metrics FOR EACH ROW SET @at = CONVERT_TZ(NOW(), '+00:00', 'Mars/Sky')
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "at", "behind", "zone"),
+    [
+        ("SELECT COUNT(at) AS n, %(metric_date)s AS d FROM local", "2:50", "local", "Mars/Base"),
+        ("SELECT COUNT(at) AS n, %(metric_date)s AS d FROM over_local", "2:50", ".local", "Mars/Base"),
+        ("SELECT shifted(%(metric_date)s) AS n", "2:8", "shifted()", "Mars/Moon"),
+        ("DELETE FROM logins;\nINSERT INTO logins VALUES (%(metric_date)s)", "2:1", "trigger of logins", "Mars/Sea"),
+        ("DO 1;\nSELECT 1 AS n, %(metric_date)s AS d", "3:1", "trigger of bi_metrics", "Mars/Sky"),
+        ("-- Check: SELECT 1 FROM local WHERE at IS NULL\nSELECT 1 AS n, %(metric_date)s AS d", "2:25", "local",
+         "Mars/Base"),
+    ],
+)  # fmt: skip
+def test_a_zone_in_a_view_is_asked_for_where_a_file_uses_it(
+    project: Project, sql: str, at: str, behind: str, zone: str
+) -> None:
+    project.database.execute(ZONES_BEHIND + (SHIFT_METRICS if "Sky" in zone else ""))
+    file = project.write("a.sql", f"-- Description: d\n{sql}")
     (found,) = zones_of(project)
-    assert found.startswith("local:1:")
-    assert "the server does not know the time zone 'Mars/Base'" in found
+    assert found.startswith(f"sql/a.sql:{at}: error: unknown-time-zone: ")
+    assert f"{behind}: the server does not know the time zone '{zone}'" in found
     refused = project.run("2025-01-15")
     assert (refused.returncode, "unknown-time-zone" in refused.stderr) == (2, True)
+    project.database.execute("DROP TRIGGER IF EXISTS shift_metrics")
+    file.rename(file.with_name("_a.sql"))
+    project.write("b.sql", "-- Description: d\nSELECT 1 AS n, %(metric_date)s AS d")
+    assert zones_of(project) == []
+    assert project.run("2025-01-15").returncode == 0
 
 
 def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(

@@ -104,6 +104,7 @@ class Behind(NamedTuple):
     variables: set[str]  # that it names
     temporary_tables: set[Table]  # that it creates
     written: set[Table]  # in lower case
+    reached: list[str]  # the definitions that it consists of, itself first
 
 
 class ForeignKey(NamedTuple):
@@ -163,7 +164,7 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
             reasons[name] = f"{name} reads {METRICS_TABLE if found & METRICS_VIEWS else min(found)}"
     behind = {}
     for name in named:
-        reached = [name, *sorted(closure([name], inner))]
+        reached = [name, *sorted(closure([name], inner) - {name})]
         hides = next((reasons[each] for each in reached if each in reasons), "")
         tokens = {each: read(definitions[each]) for each in reached}
         temporary = {table for each in reached for table in _temporary_tables(each, tokens[each])}
@@ -175,6 +176,7 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
             temporary,
             {table for each in reached for table in written[each]} - own,
+            reached,
         )
     return behind
 

@@ -161,28 +161,34 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def named_zones(
-    database: DatabaseManager, files: Iterable[MetricFile], parameters: Mapping[str, str], views: Mapping[str, str]
+    database: DatabaseManager, files: Iterable[MetricFile], parameters: Mapping[str, str], catalog: Catalog
 ) -> list[Problem]:
     """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL.
 
-    `parameters` are the values of the settings; `views` are the definitions of views, functions and triggers by name.
+    `parameters` are the values of the settings. What is behind the views, functions and triggers counts where a file
+    uses them.
     """
-    places: dict[tuple[str, str], tuple[int, int]] = {}  # of a file and an expression that gives a zone
+    # Of a file, a definition that it uses or "", and an expression that gives a zone.
+    places: dict[tuple[str, str, str], tuple[int, int]] = {}
+    behind = {
+        name: {zone for zone, _ in _zones(Statement(tuple(read(definition)), 1, 1, 1), {})}
+        for name, definition in catalog.views.items()
+    }
     for file in files:
         known = {f"%({name})s": literal(value) for name, value in parameters.items()}
         known |= _constant_variables(file.statements, known)
         for statement in file.statements:
             for zone, offset in _zones(statement, known):
-                places.setdefault((file.path, zone), place(file.script.text, offset))
+                places.setdefault((file.path, "", zone), place(file.script.text, offset))
         for check in file.script.checks:
             for zone, offset in _zones(check.statement, known):
-                places.setdefault((file.path, zone), (check.line, check.column + offset))
-    for name, definition in views.items():
-        for zone, offset in _zones(Statement(tuple(read(definition)), 1, 1, 1), {}):
-            places.setdefault((name, zone), place(definition, offset))
+                places.setdefault((file.path, "", zone), (check.line, check.column + offset))
+        for name, at in catalog.definitions_used(file):
+            for zone in behind[name]:
+                places.setdefault((file.path, f"{name}: ", zone), at)
     if not places:
         return []
-    zones = sorted({zone for _, zone in places} | {"'UTC'"})  # which every set of zone tables has
+    zones = sorted({zone for _, _, zone in places} | {"'UTC'"})  # which every set of zone tables has
     ask = ", ".join(f"{zone}, CONVERT_TZ('2025-01-01', '+00:00', {zone}) IS NULL" for zone in zones)
     answers = database.query(f"SELECT {ask}")[0]
     unknown = {zone: answers[2 * n] for n, zone in enumerate(zones) if answers[2 * n + 1]}
@@ -190,10 +196,10 @@ def named_zones(
     cure = load if "'UTC'" in unknown else "correct the name"
     return sorted(
         Problem(
-            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{unknown[zone]}', so "
-            f"CONVERT_TZ gives NULL; {'correct the offset' if str(unknown[zone])[:1] in ('+', '-') else cure}",
+            path, *at, "error", "unknown-time-zone", f"{name}the server does not know the time zone '{unknown[zone]}', "
+            f"so CONVERT_TZ gives NULL; {'correct the offset' if str(unknown[zone])[:1] in ('+', '-') else cure}",
         )
-        for (path, zone), at in places.items() if zone in unknown
+        for (path, name, zone), at in places.items() if zone in unknown
     )  # fmt: skip
 
 
