@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -16,7 +17,7 @@ from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
 from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, reads_of, trigger_of
-from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token, place
+from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token, items, place
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -228,18 +229,24 @@ class Catalog:
         changed = self._changed_by_keys(found)
         for table, statement in self.written_by(file):
             found.add(table)
-            if statement.verb != "INSERT":  # ON DUPLICATE KEY UPDATE moves no key of its row
+            if statement.verb != "INSERT":
                 changed |= self._changed_by_keys([table], statement.verb != "UPDATE", statement.verb != "DELETE")
+            elif columns := _columns_updated(statement):
+                is_itself = statement.target and statement.target.lower() == table  # a view may rename its columns
+                changed |= self._changed_by_keys([table], deletes=False, columns=columns if is_itself else None)
         while changed - found:
             found |= changed
             changed = self._changed_by_keys(changed)
         return found
 
-    def _changed_by_keys(self, tables: Iterable[Table], deletes: bool = True, updates: bool = True) -> set[Table]:
-        """Return the tables that foreign keys change when rows of some tables are deleted or updated."""
+    def _changed_by_keys(
+        self, tables: Iterable[Table], deletes: bool = True, updates: bool = True, columns: set[str] | None = None
+    ) -> set[Table]:
+        """Return the tables that foreign keys change when rows of some tables are deleted, or some columns updated."""
         return {
             key.child for table in tables for key in self.foreign_keys
-            if key.parent.is_same(table) and ((deletes and key.on_delete) or (updates and key.on_update))
+            if key.parent.is_same(table) and (columns is None or key.column in {"", *columns})
+            and ((deletes and key.on_delete) or (updates and key.on_update))
         }  # fmt: skip
 
     def behind(self, file: MetricFile) -> list[Behind]:
@@ -444,6 +451,17 @@ def split_name(file_name: str) -> tuple[int | None, str]:
     stem = file_name[: -len(".sql")]
     match = _PREFIX.match(stem)
     return (int(match[1]), stem[match.end() :]) if match else (None, stem)
+
+
+def _columns_updated(statement: Statement) -> set[str]:
+    """Return the columns, in lower case, that ON DUPLICATE KEY UPDATE sets; none if it is not there."""
+    words = statement.words
+    start = next((i + 3 for i in range(len(words)) if words[i : i + 3] == ("DUPLICATE", "KEY", "UPDATE")), len(words))
+    found = set()
+    for item in items(statement.code[start:]):
+        before = list(takewhile(lambda token: token.text != "=", item))
+        found |= {before[-1].name} if before else set()
+    return found
 
 
 def _read(path: Path, shown: str, mode: Mode | None) -> MetricFile:

@@ -108,12 +108,13 @@ class Behind(NamedTuple):
 
 
 class ForeignKey(NamedTuple):
-    """A foreign key by which the server changes rows of `child` when rows of `parent` change; names in lower case."""
+    """A column of a foreign key by which rows of `child` change along with those of `parent`; names in lower case."""
 
     parent: Table
     child: Table
     on_delete: bool
     on_update: bool
+    column: str  # of the parent; a key of several columns is there once for each, "" is one that may not be seen
 
 
 class Named(NamedTuple):

@@ -31,6 +31,14 @@ _CODE: dict[Callable[[Table], str], str] = {
                 "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s",
 }  # fmt: skip
 
+_FOREIGN_KEYS = (
+    "SELECT LOWER(r.unique_constraint_schema), LOWER(r.referenced_table_name), LOWER(r.constraint_schema), "
+    "LOWER(r.table_name), r.delete_rule IN ('CASCADE', 'SET NULL'), r.update_rule IN ('CASCADE', 'SET NULL'), "
+    "LOWER(k.referenced_column_name) FROM information_schema.referential_constraints AS r "
+    "LEFT JOIN information_schema.key_column_usage AS k ON k.table_schema = %s "
+    "AND k.table_name = r.table_name AND k.constraint_name = r.constraint_name WHERE r.constraint_schema = %s"
+)
+
 
 def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[Problem], int]:
     """EXPLAIN the statements that read or write rows, and the checks, of steps in run order.
@@ -90,8 +98,7 @@ def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str
     definition that this account may not read. The triggers are those of bi_metrics, and of the tables that files, or
     what is found, write.
     """
-    schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
-    schemas[""] = database.server_name
+    schemas = _schemas(database)
     written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
     reads = [each for file in catalog.files for each in (file.reads, file.reads_of_checks)]
     wanted: dict[Callable[[Table], str], set[Table]] = {
@@ -132,14 +139,21 @@ def foreign_keys(database: DatabaseManager, catalog: Catalog) -> frozenset[Forei
     written = set().union(*(catalog.every_table_written(file) for file in catalog.files))
     if not written:
         return frozenset()
-    found = database.query(
-        "SELECT LOWER(unique_constraint_schema), LOWER(referenced_table_name), LOWER(constraint_schema), "
-        "LOWER(table_name), delete_rule IN ('CASCADE', 'SET NULL'), update_rule IN ('CASCADE', 'SET NULL') "
-        "FROM information_schema.referential_constraints WHERE LOWER(constraint_schema) IN %s",
-        (sorted({table.schema or database.name.lower() for table in written}),),
-    )
-    keys = (ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5])) for row in found)
+    schemas = _schemas(database)
+    keys = set()
+    for schema in {table.schema for table in written} & schemas.keys():
+        for row in database.query(_FOREIGN_KEYS, (schemas[schema], schemas[schema])):
+            keys.add(ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5]), row[6] or ""))
     return frozenset(key for key in keys if key.on_delete or key.on_update)
+
+
+def _schemas(database: DatabaseManager) -> dict[str, str]:
+    """Return the names of all schemas by those in lower case; "" is the database of the settings.
+
+    Only a name as the server spells it is looked up in information_schema without opening every table there is.
+    """
+    names = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
+    return {**names, "": database.server_name}
 
 
 def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
