@@ -379,6 +379,30 @@ def test_a_view_reads_what_the_views_and_functions_in_it_read() -> None:
     assert behind["round"].tables == behind["around"].tables == {Table("", name) for name in ("round", "around", "h")}
 
 
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        ("UPDATE a JOIN b ON a.id = b.id SET y = 9", "a b"),
+        ("UPDATE a, b SET a.x = 1, y = 9 WHERE a.id = b.id", "a b"),
+        ("UPDATE a JOIN b ON a.id = b.id SET b.y = 9", "b"),
+        ("UPDATE a AS q JOIN b ON q.id = b.id SET q.x = 9", "a"),
+        ("UPDATE game.a JOIN game.b ON a.id = b.id SET game.b.y = 9", "game.b"),
+        ("UPDATE (a JOIN b ON a.id = b.id) SET b.y = IF(b.y = 1, 2, 3)", "b"),
+        ("UPDATE IGNORE (a JOIN b ON a.id = b.id) SET y = 9", "a b"),
+        ("UPDATE a JOIN (SELECT id FROM c) AS b ON a.id = b.id SET x = (SELECT MAX(n) FROM d)", "a"),
+        ("UPDATE a SET x = 9, y = 2 WHERE id IN (SELECT id FROM b) ORDER BY id, x LIMIT 1", "a"),
+        ("UPDATE `A` SET x = 9", "a"),
+        ("DELETE b FROM (a JOIN b ON a.id = b.id)", "b"),
+        ("DELETE FROM a WHERE id IN (SELECT id FROM b)", "a"),
+        ("INSERT INTO a (id, x) SELECT id, y FROM b ON DUPLICATE KEY UPDATE x = 1, id = 2", "a"),
+        ("SELECT x INTO @x FROM b FOR UPDATE", ""),
+    ],
+)
+def test_code_writes_the_tables_that_a_column_of_set_may_be_of(body: str, written: str) -> None:
+    behind = reads_behind({"f()": f"BEGIN {body}; RETURN 1; END"})
+    assert " ".join(sorted(map(str, behind["f()"].written))) == written
+
+
 def test_a_closure_holds_where_it_began_only_if_a_way_leads_back() -> None:
     graph = {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["d"]}
     assert [closure([name], graph) for name in "abcdx"] == [{"b", "c"}, {"b", "c"}, {"b", "c"}, {"d"}, set()]

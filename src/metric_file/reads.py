@@ -19,6 +19,7 @@ from src.metric_file.text import (
     Statement,
     Table,
     Token,
+    items,
     outermost,
     read,
     table_at,
@@ -197,36 +198,56 @@ def trigger_of(table: Table) -> str:
     return str(Table(table.schema, f"trigger of {table.name}"))
 
 
-def _written_tables(name: str, tokens: Sequence[Token]) -> Iterator[Table]:
+def _written_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
     """Yield the tables that a definition writes, or more, in lower case."""
-    for i, token in enumerate(tokens):
-        if token.text.upper() in WRITERS:
-            statement = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1)
+    code = [token for token in tokens if token.kind not in SPACE]
+    for i, token in enumerate(code):
+        is_part = token.name == "update" and code[i - 1].name in ("key", "for")  # ON DUPLICATE KEY UPDATE, FOR UPDATE
+        if token.text.upper() in WRITERS and not is_part:
+            statement = Statement((*takewhile(lambda each: each.kind != "end", code[i:]),), 1, 1, 1)
             for at in _places_written(statement):
                 table = table_at(statement.code, at)
                 yield Table(table.schema or name.rpartition(".")[0], table.name).lower()
 
 
 def _places_written(statement: Statement) -> Iterator[int]:
-    """Yield where a statement names the tables that it writes: of joined ones, those of SET a.x, b.y or DELETE a, b."""
+    """Yield where a statement names the tables that it writes.
+
+    Of joined ones, those of SET a.x, b.y or DELETE a, b; all if a column of SET names no table.
+    """
     code, words = statement.code, statement.words
-    places = [*outermost(words[:-1])]
+    end = len(code)
     written: set[str] = set()
     if statement.verb == "UPDATE":
-        columns = (i for i in places if words[i - 1] in ("SET", ",") and words[i + 1] == ".")
-        written = {code[i].name for i in columns if words[i + 3 : i + 4] == ("=",)}
+        end = next((i for i in outermost(words[:-1]) if words[i] == "SET"), end)
+        for item in items(code[end + 1 :]):
+            column = list(takewhile(lambda token: token.text != "=", item))
+            written.add(column[-3].name if len(column) > 2 else "")
     elif statement.verb == "DELETE":
-        end = "USING" if words[1] == "FROM" else "FROM"
-        written = {code[i].name for i in takewhile(lambda i: words[i] != end, places)}
-    joined = []
-    for i in sorted(set(tables(code, words)).intersection(places)):
+        before = "USING" if words[1] == "FROM" else "FROM"
+        written = {code[i].name for i in takewhile(lambda i: words[i] != before, outermost(words[:-1]))} - {""}
+    found = []
+    for i in sorted(set(tables(code, words)).intersection(_outside_of_queries(words[:end]))):
         alias = i + 1 + (words[i + 1] == "AS")
-        if not written.isdisjoint(token.name for token in (code[i], *code[alias : alias + 1])):
-            joined.append(i)
-    if joined:
-        yield from joined
+        names = {code[i].name, *(token.name for token in code[alias : alias + 1])}
+        if "" in written or not written.isdisjoint(names):
+            found.append(i)
+    if found:
+        yield from found
     elif statement.target_at is not None:
         yield statement.target_at
+
+
+def _outside_of_queries(words: Sequence[str]) -> Iterator[int]:
+    """Yield the indexes of the words that stand in no SELECT in parentheses."""
+    around = [False]
+    for i, word in enumerate(words):
+        if word == "(":
+            around.append(around[-1] or words[i + 1 : i + 2] in (("SELECT",), ("WITH",)))
+        elif word == ")" and len(around) > 1:
+            around.pop()
+        elif not around[-1]:
+            yield i
 
 
 def _temporary_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
