@@ -178,6 +178,24 @@ def test_a_table_that_cannot_roll_back_is_an_error_where_it_is_written(asked: Pr
     assert "ENGINE = InnoDB" in found
 
 
+@pytest.mark.parametrize(
+    ("writes", "behind"), [("UPDATE joined", True), ("UPDATE {}.joined", True), ("UPDATE {}.helper", False)]
+)
+def test_a_table_that_cannot_roll_back_is_named_once_and_with_the_view_before_it(
+    asked: Project, writes: str, behind: bool
+) -> None:
+    here = asked.database.name
+    asked.database.execute("CREATE VIEW joined AS SELECT l.day, l.n, h.n AS m FROM lasting AS l JOIN helper AS h "
+                           "ON l.day = h.day")  # fmt: skip
+    update = f"{writes.format(here)} SET n = 1 WHERE day = %(metric_date)s"
+    both = f"{update};\n{update.replace(f'{here}.', '')}"
+    asked.write("1_fills.sql", f"-- Description: d\n-- Allow: changes-source\n{both}")
+    (found,) = (line for line in asked.list("--check").stdout.splitlines() if "cannot-roll-back" in line)
+    assert found.startswith("sql/1_fills.sql:3:1: error: cannot-roll-back: helper is in engine MyISAM, ")
+    told = "; it is behind joined: if that only reads it, write the other table without joined"
+    assert found.endswith("run ALTER TABLE helper ENGINE = InnoDB" + told * behind)
+
+
 def definitions(project: Project) -> dict[str, str]:
     """Return what the server says of the views and functions that the files name."""
     catalog = load_catalog(project.folder / "sql")

@@ -71,7 +71,10 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
 
 def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalog: Catalog) -> list[Problem]:
     """Return an error for each table that a file writes, by itself or through something else, and cannot roll back."""
-    writers = [(file, table) for file in files for table in sorted(catalog.every_table_written(file))]
+    here = database.name.lower()
+    writers = [(file, {Table(each.schema or here, each.name) for each in catalog.every_table_written(file)})
+               for file in files]  # fmt: skip
+    writers = [(file, tables) for file, tables in writers if tables]
     if not writers:
         return []
     rows = database.query(
@@ -79,14 +82,19 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
         "JOIN information_schema.engines AS e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
         "AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
     )
-    found = {(schema.lower(), name.lower()): (name, engine) for schema, name, engine in rows}
+    found = {Table(schema, name).lower(): (name, engine) for schema, name, engine in rows}
     problems = []
-    for file, table in writers:
-        name, engine = found.get((table.schema or database.name.lower(), table.name), ("", ""))
-        if engine:
-            through = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
-            statement = dict(catalog.written_by(file)).get(table, through)
+    for file, tables in writers:
+        first: dict[Table, Statement] = {}
+        for table, statement in catalog.written_by(file):
+            first.setdefault(Table(table.schema or here, table.name), statement)
+        other = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
+        for table in tables & found.keys():
+            (name, engine), statement = found[table], first.get(table, other)
             message = f"{name} is in engine {engine}, which cannot roll back; run ALTER TABLE {name} ENGINE = InnoDB"
+            if table in first and statement.target and statement.target.name.lower() != table.name:
+                view = statement.target.name
+                message += f"; it is behind {view}: if that only reads it, write the other table without {view}"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
 
