@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -69,6 +70,18 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
     return sorted(problems), left_out
 
 
+def problems_of(
+    database: DatabaseManager, files: Sequence[MetricFile], catalog: Catalog, parameters: Mapping[str, str]
+) -> list[Problem]:
+    """Return what is wrong with files by the tables, time zones and settings of the server, sorted."""
+    return sorted([
+        *wrong_engines(database, files, catalog),
+        *named_zones(database, files, parameters, catalog),
+        *hidden_tables(database, files),
+        *keyless_temporary_tables(database, files),
+    ])  # fmt: skip
+
+
 def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalog: Catalog) -> list[Problem]:
     """Return an error for each table that a file writes, by itself or through something else, and cannot roll back."""
     here = database.name.lower()
@@ -97,6 +110,12 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
                 message += f"; it is behind {view}: if that only reads it, write the other table without {view}"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
+
+
+def with_what_is_behind(database: DatabaseManager, catalog: Catalog) -> Catalog:
+    """Return the catalog with what the server knows of the names in its files."""
+    catalog = replace(catalog, views=views_and_functions(database, catalog))
+    return replace(catalog, foreign_keys=foreign_keys(database, catalog))
 
 
 def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
