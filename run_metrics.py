@@ -432,7 +432,7 @@ class Run:
             *repair_lines("missing", summary.missing, periods, start),
             *repair_lines("to be computed again", summary.reopened, periods, start),
             *repair_lines("reopened, and too old for nights", summary.too_old, periods, start),
-            *vanished_lines(summary.vanished),
+            *vanished_lines(summary.vanished, catalog.dependents),
             *older_sql_lines(summary.older_sql, start),
         ):
             log.warning("%s", line)

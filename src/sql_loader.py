@@ -351,6 +351,12 @@ class Catalog:
                 found[each].add(name)
         return {name: frozenset(others) for name, others in found.items()}
 
+    @cached_property
+    def ended(self) -> frozenset[str]:
+        """The names whose file is disabled and that no file of the night reads: nobody misses their new rows."""
+        disabled = {file.name for file in self.files if file.disabled} - self.nightly.keys()
+        return frozenset(name for name in disabled if not self.nightly.keys() & self.dependents.get(name, ()))
+
     def all_dependents(self, names: Iterable[str]) -> frozenset[str]:
         """Return what reads some names, directly or through others, without these names."""
         given = frozenset(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -685,6 +686,19 @@ def test_a_dry_run_tells_no_command_of_its_end_and_a_failing_command_is_a_warnin
     assert result.returncode == 0
     assert result.stderr == "Warning: METRICS_ON_END failed with exit code 7; logs/metrics.log has what it printed\n"
     assert "METRICS_ON_END: out of order" in nightly.log()
+
+
+def test_the_log_may_be_a_pipe_as_behind_a_link_to_stdout(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.log")
+    reader = os.open(tmp_path / "metrics.log", os.O_RDONLY | os.O_NONBLOCK)
+    log_file.configure_log(tmp_path / "metrics.log")
+    for number in range(3):
+        log_file.log.info("line %d", number)
+    log_file.log.handlers.clear()
+    assert [line.split(" INFO ")[1] for line in os.read(reader, 10_000).decode().splitlines()] == [
+        "line 0", "line 1", "line 2"
+    ]  # fmt: skip
+    os.close(reader)
 
 
 def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
 from src.dates import date_range, ranges, span
@@ -80,12 +80,16 @@ def _allowed(first: date, history_start: date | None) -> str:
             "list_metrics.py --status has the command")  # fmt: skip
 
 
-def vanished_lines(vanished: Mapping[str, date]) -> list[str]:
+def vanished_lines(vanished: Mapping[str, date], dependents: Mapping[str, Collection[str]]) -> list[str]:
     """Return a line for each name that no file of the night computes any more, with its newest date."""
-    return [
-        f"{name} has rows to {newest} and no file of the night computes it: put its file back, disable it as "
-        f"_{name}.sql, or delete its rows" for name, newest in sorted(vanished.items())
-    ]  # fmt: skip
+    lines = []
+    for name, newest in sorted(vanished.items()):
+        if others := sorted(dependents.get(name, ())):
+            cure = f"what reads it ({listed(others)}) lacks its new rows: put its file back, or disable that as well"
+        else:
+            cure = f"put its file back, disable it as _{name}.sql, or delete its rows"
+        lines.append(f"{name} has rows to {newest} and no file of the night computes it: {cure}")
+    return lines
 
 
 def older_sql_lines(
