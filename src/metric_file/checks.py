@@ -821,26 +821,48 @@ def _chooses_its_dates(statement: Statement) -> bool:
 def _added_to_itself(statement: Statement, start: int) -> Token | None:
     """Return the first column of the list behind UPDATE that is computed from itself, as in n = n + VALUES(n).
 
-    One that is only compared or chosen, as in n = LEAST(n, VALUES(n)), comes out the same again.
+    One that is only compared or chosen, as in n = LEAST(n, VALUES(n)), comes out the same again; one that is chosen and
+    then added to, as in n = IFNULL(n, 0) + VALUES(n), does not.
     """
-    code, words, around = statement.code, statement.words, list[str]()
+    code, words = statement.code, statement.words
+    opened: list[int] = []  # the parentheses around the place
     column: Token | None = None
     for i in range(start, len(code)):
         if words[i] == "(":
-            around.append(words[i + 1] if words[i + 1] == "SELECT" else words[i - 1])
-        elif words[i] == ")" and around:
-            around.pop()
-        elif words[i] == "," and not around:
+            opened.append(i)
+        elif words[i] == ")" and opened:
+            opened.pop()
+        elif words[i] == "," and not opened:
             column = None
-        elif words[i] == "=" and not around and column is None:
+        elif words[i] == "=" and not opened and column is None:
             column = code[i - 1]
-        elif column and code[i].name == column.name and words[i + 1] != "." and "SELECT" not in around:
+        elif column and code[i].name == column.name and words[i + 1] != ".":
+            if any(words[at + 1] == "SELECT" for at in opened):
+                continue  # the column of another table
             qualified = words[i - 1] == "."
             is_own = not qualified or (statement.target and code[i - 2].name == statement.target.name.lower())
-            beside = {words[i - 3 if qualified else i - 1], words[i + 1]}
-            if is_own and not (beside <= _CHOICES and (not around or around[-1] in _CHOOSING)):
+            if is_own and not _is_chosen(words, i - 2 if qualified else i, i, opened):
                 return column
     return None
+
+
+def _is_chosen(words: Sequence[str], first: int, last: int, opened: Sequence[int]) -> bool:
+    """Tell whether the words from `first` to `last`, and the calls around them, are compared or chosen as they are."""
+    for at in reversed(opened):
+        if not {words[first - 1], words[last + 1]} <= _CHOICES or words[at - 1] not in _CHOOSING:
+            return False
+        first, last = at - 1, _closing(words, at)
+    return {words[first - 1], words[last + 1]} <= _CHOICES
+
+
+def _closing(words: Sequence[str], opening: int) -> int:
+    """Return the index of the parenthesis that closes another one, or of the last word."""
+    depth = 0
+    for i in range(opening, len(words) - 1):
+        depth += (words[i] == "(") - (words[i] == ")")
+        if depth == 0:
+            return i
+    return len(words) - 2
 
 
 def _refused(read: Callable[[str], object], value: str) -> str:
