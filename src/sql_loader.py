@@ -419,8 +419,8 @@ def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[Metri
 def matching(names: Collection[str], patterns: Iterable[str], which: str) -> set[str]:
     """Return the names that match a shell pattern. Raises UsageError if one matches nothing; `which` tells of what."""
     chosen: set[str] = set()
-    for pattern in patterns:
-        matched = {name for name in names if fnmatchcase(name, normalize("NFC", pattern))}
+    for pattern in (normalize("NFC", each) for each in patterns):
+        matched = {name for name in names if name == pattern} or {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
             near = get_close_matches(pattern, sorted(names), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

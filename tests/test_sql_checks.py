@@ -323,6 +323,7 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     (f"{'n' * 100}.sql", f"-- Description: d\n{QUERY}", []),
     (f"{'n' * 101}.sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
     ("x .sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
+    ("-x.sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
     # the header
     ("x.sql", f"\n{UPSERT}", [("header", 1, 1), ("header", 1, 1)]),
     ("x.sql", QUERY, [("header", 1, 1)]),

@@ -228,6 +228,8 @@ class _Rules:
         name = self.file.name
         if len(name) > LONGEST_NAME:
             yield 0, f"the name has {len(name)} characters, bi_metrics holds {LONGEST_NAME}; shorten it"
+        if name.startswith("-"):
+            yield 0, "the name begins with -, and the commands would take it for an option; rename the file"
         if name.endswith(" "):
             yield 0, "the name ends with a blank, and the server compares names without it; rename the file"
         if self.file.kind is Kind.INSERT and not self._literal(name):
