@@ -187,6 +187,10 @@ class Run:
         )  # fmt: skip
         self.catalog = replace(self.catalog, foreign_keys=foreign_keys(self.database, self.catalog))
         self._check_files()
+        not_run = self.catalog.names - (self.catalog.stored or frozenset()) - set(self.names)
+        for name in self.names:
+            if absent := sorted(not_run & self.catalog.reads.get(name, frozenset())):
+                log.warning("%s reads %s, which has no row yet: run that first, or together", name, listed(absent))
         files = self._files_that_may_run()
         _refuse(wrong_engines(self.database, files, self.catalog))
         _refuse(named_zones(self.database, files, self.settings.parameters, self.catalog.views))

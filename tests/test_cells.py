@@ -197,6 +197,16 @@ def test_a_date_by_hand_says_that_its_check_waits_for_rows_that_are_due(correcte
     assert state(corrected, "total", ago(4)) == "reopened"
 
 
+def test_a_metric_that_is_run_before_what_it_reads_says_so(here: Project) -> None:
+    here.write("a.sql", metric_sql("a", "DAY(%(metric_date)s)"))
+    read = "(SELECT COUNT(*) FROM bi_metrics WHERE metrics = 'a' AND metric_date = %(metric_date)s)"
+    here.write("b.sql", f"-- Description: x\nSELECT {read} AS n")
+    said = "b reads a, which has no row yet: run that first, or together"
+    assert said in ok(here.run(ago(1), "--metric", "b")).stderr
+    assert said not in ok(here.run(ago(1))).stderr
+    assert said not in ok(here.run(ago(1), "--metric", "b")).stderr
+
+
 # --- disabled files ---------------------------------------------------------------------------------------------------
 
 

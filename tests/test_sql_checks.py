@@ -815,12 +815,35 @@ def test_what_reads_a_number_that_matures_is_complete_no_sooner(tmp_path: Path) 
     assert problems(tmp_path, files) == []
 
 
+@pytest.mark.parametrize(("own", "other", "is_warned"), [
+    ("day", "week", True), ("month", "week", True), ("week", "month", True), ("7 days", "month", True),
+    ("week", "day", False), ("year", "month", False), ("quarter", "month", False), ("week", "week", False),
+    ("month", "3 days", False), ("week", "week from sunday", True),
+])  # fmt: skip
+def test_a_row_that_comes_after_its_reader_is_warned_of(
+    own: str, other: str, is_warned: bool, tmp_path: Path
+) -> None:
+    files = {"1_w.sql": f"-- Description: d\n-- Period: {other}\nSELECT %(metric_date)s AS n",
+             "2_r.sql": f"-- Description: d\n-- Period: {own}\nSELECT COUNT(*) AS n FROM bi_metrics "
+                        "WHERE metrics = 'w' AND metric_date = %(metric_date)s"}  # fmt: skip
+    found = [(each.rule, each.file, each.severity) for each in problems(tmp_path, files)]
+    assert found == [("reads-another-period", "sql/2_r.sql", "warning")] * is_warned
+
+
+def test_a_work_table_has_the_period_of_its_reader(tmp_path: Path) -> None:
+    files = {"1_h.sql": "-- Description: d\nDELETE FROM work; INSERT INTO work SELECT %(metric_date)s",
+             "2_r.sql": "-- Description: d\n-- Period: week\nSELECT COUNT(*) AS n FROM work"}  # fmt: skip
+    found = [(each.rule, each.file, each.severity) for each in problems(tmp_path, files)]
+    assert found == [("reads-another-period", "sql/2_r.sql", "error")]
+
+
 def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
     broken = {rule for rule, _, _ in IN_STATEMENTS} | {rule for *_, each in WHOLE_FILES for rule, _, _ in each}
     elsewhere = {
         "duplicate-metric",
         "reads-later-metric",
         "reads-immature",
+        "reads-another-period",
         "misplaced",
         "reads-no-metric",
         "metric-became-helper",

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from src.errors import MetricFileError
 from src.metric_file.file import TESTS, Kind, MetricFile, Mode, Script, parse
 from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
 from src.metric_file.parameters import DATE_PARAMETERS
-from src.metric_file.period import parse_final_after, parse_period, parse_running
+from src.metric_file.period import Period, parse_final_after, parse_period, parse_running
 from src.metric_file.text import (
     BEFORE_TABLE,
     METRICS_TABLE,
@@ -378,6 +379,18 @@ class _Rules:
             if days > self.file.final_after:
                 yield where, (f"reads {_cut(name)}, whose numbers mature for {count(days, 'day')}, and would be final "
                               f"before them; add the header line -- Final After: {count(days, 'day')}")  # fmt: skip
+
+    def reads_another_period(self) -> _Found:
+        """A row of a period is computed at its end, after the rows of the shorter periods that it covers."""
+        own, catalog = self.file.period, self.catalog
+        for name, where in {**self._metrics_named(), **catalog.helpers_read(self.file)}.items():
+            other = catalog.period(name)
+            if name in catalog.work_tables and other != own:
+                holds = f"reads the work table of {_cut(name)}, which holds the rows of one {other}"
+                yield where, f"{holds}, and this file is of a {own}; give both the same -- Period:", True
+            elif not _ends_with(own, other):
+                cure = "read what that is made of; if an earlier row is meant: -- Allow: reads-another-period"
+                yield where, f"reads {_cut(name)}, whose row of a {other} comes after this file's {own}; {cure}"
 
     def work_table(self) -> _Found:
         """A table that a helper empties holds the rows of one date, so what reads it runs right after the helper."""
@@ -785,6 +798,12 @@ def _fields(file: MetricFile) -> list[str]:
     return [name for name in names if name.lower() != "metric_date"]
 
 
+@lru_cache
+def _ends_with(period: Period, other: Period) -> bool:
+    """Tell whether one of the other periods ends whenever this one ends."""
+    return all(map(other.is_end, period.ends(date(2024, 1, 1), date(2026, 12, 31))))
+
+
 @lru_cache(maxsize=1000)
 def _nearest(name: str, known: frozenset[str]) -> str:
     """Return the known name that this one means: itself if it is known, "" if none is near."""
@@ -897,6 +916,6 @@ _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-che
 _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", "unknown-time-zone", "full-scan",
               "misplaced")  # fmt: skip
 _WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
-             "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "header",
-             "full-scan", "misplaced"}  # fmt: skip
+             "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "reads-another-period",
+             "header", "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}
