@@ -66,7 +66,8 @@ _OF_LAST = {
 _SEQUENCES = ("nextval", "lastval", "setval")
 _RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
 _MOVES_A_DATE = frozenset({"DATE_ADD", "DATE_SUB", "ADDDATE", "SUBDATE"})
-_EVEN_UNITS = {"MICROSECOND", "SECOND", "MINUTE", "HOUR"}  # which no change of the clocks makes longer
+# Units of less than a day, and how many make one: a bound that is moved by fewer means no other day.
+_PER_DAY = {"MICROSECOND": 86_400_000_000, "SECOND": 86_400, "MINUTE": 1_440, "HOUR": 24}
 _CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
@@ -327,7 +328,7 @@ class _Rules:
             for i, token in enumerate(statement.code[:-1]):
                 words = statement.words
                 is_moved = words[i + 1] in ("-", "+") or words[max(i - 2, 0)] in _MOVES_A_DATE
-                is_by_days = is_moved and not _EVEN_UNITS.intersection(words[i + 1 : i + 6])
+                is_by_days = is_moved and not _is_less_than_a_day(words[i + 1 : i + 6])
                 if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_by_days:
                     cure = "write -- Period: 7 days and %(period_start_utc)s"
                     yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
@@ -335,7 +336,9 @@ class _Rules:
     def reads_unclear(self) -> _Found:
         """A row is final as long as what it read has not changed, so the run must know what a file reads."""
         for token, why in self.catalog.unclear(self.file):
-            cure = "say metrics = 'name' for each table of metrics, or declare the names in the header: -- Reads: a, b"
+            cure = "declare the names in the header: -- Reads: a, b"
+            if (token, why) in self.file.reads.unclear:  # else the file's own text is clear
+                cure = f"say metrics = 'name' for each table of metrics, or {cure}"
             yield token, f"it is unclear which metrics this reads: {why}; {cure}"
 
     def reads_no_metric(self) -> _Found:
@@ -677,6 +680,13 @@ def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
     # If the clock is all that is selected, its value is used elsewhere, as in SET @d = (SELECT CURDATE()).
     several = before in (",", "(") or (before in ("SELECT", "DISTINCT") and words[end] == ",")
     return in_list and several and words[end] in _ITEM_ENDS
+
+
+def _is_less_than_a_day(words: Sequence[str]) -> bool:
+    """Tell whether an INTERVAL among these words has a unit of less than a day, and no number that makes one."""
+    unit = next((i for i, word in enumerate(words) if word in _PER_DAY), 0)
+    number = words[unit - 1].strip("'\"")
+    return unit > 0 and not (number.isdecimal() and float(number) >= _PER_DAY[words[unit]])
 
 
 def _set_targets(statement: Statement) -> dict[int, str]:
