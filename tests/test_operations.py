@@ -446,8 +446,8 @@ def test_verify_says_that_the_source_changed_and_blames_no_file(nightly: Project
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (1, "")
     assert out.splitlines() == [
-        "2 rows could not be compared, as computing them twice gives two values (paid, total): if the source changed "
-        "meanwhile, run the command again.",
+        "2 rows could not be compared: computing them twice gave two values (paid, total). Run the command again; if "
+        "that repeats, the SQL gives another value each time.",
         "Both ways compared, nothing kept: 18 equal, 0 different.",
     ]
     nightly.write("incremental/02_total.sql", metric_sql("total", f"{BEFORE} + {PAID}"))
