@@ -836,7 +836,7 @@ def _is_date_parameter(token: Token) -> bool:
 
 
 def _operator_beside(words: tuple[str, ...], i: int) -> str:
-    """Return what compares with the word at an index, as if that stood on the right; anything else if nothing plainly does."""
+    """Return what compares with the word at an index, as if it stood on the right; else any other word."""
     stops = _COMPARES | _TERM_ENDS
     before = next((j for j in range(i - 1, -1, -1) if words[j] in stops), 0)
     if words[before] in _COMPARES:
