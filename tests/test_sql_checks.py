@@ -178,38 +178,60 @@ REFUSED = [
 ]
 
 
+NOT_OF_THE_DATE = ("the DELETE does not choose the rows of the date: write WHERE day = %(metric_date)s, or no WHERE if "
+                   "the table holds one date at a time")  # fmt: skip
+ALSO_LATER = "the DELETE also takes the rows of later dates: write WHERE day = %(metric_date)s"
+
+
 @pytest.mark.parametrize(
-    ("where", "is_of_date"),
+    ("rest", "fault"),
     [
-        ("", True),
-        ("WHERE 1 = 1", True),
-        ("WHERE day = %(metric_date)s", True),
-        ("WHERE %(metric_date)s = day AND kind = 'a'", True),
-        ("WHERE day <=> DATE(%(day_start_utc)s)", True),
-        ("WHERE day IN (%(metric_date)s)", True),
-        ("WHERE day BETWEEN %(metric_date)s - INTERVAL 6 DAY AND %(metric_date)s", True),
-        ("WHERE at >= %(day_start_utc)s AND at < %(day_end_utc)s", True),
-        ("WHERE %(day_start_utc)s <= at AND %(day_end_utc)s > at", True),
-        ("WHERE day = @day", True),
-        ("WHERE id > 0", False),
-        ("WHERE id IS NOT NULL", False),
-        ("WHERE day > '1000-01-01'", False),
-        ("WHERE day <> %(metric_date)s", False),
-        ("WHERE day NOT IN (%(metric_date)s)", False),
-        ("WHERE day < %(metric_date)s - INTERVAL 90 DAY", False),
-        ("WHERE day >= %(metric_date)s", False),
-        ("WHERE day = %(metric_date)s LIMIT 1000", False),
-        ("LIMIT 1000", False),
+        ("", ""),
+        ("WHERE 1 = 1", ""),
+        ("WHERE day = %(metric_date)s", ""),
+        ("WHERE %(metric_date)s = day AND kind = 'a'", ""),
+        ("WHERE day <=> DATE(%(day_start_utc)s)", ""),
+        ("WHERE day IN (%(metric_date)s)", ""),
+        ("WHERE day BETWEEN %(metric_date)s - INTERVAL 6 DAY AND %(metric_date)s", ""),
+        ("WHERE %(metric_date)s BETWEEN first AND last", ""),
+        ("WHERE at >= %(day_start_utc)s AND at < %(day_end_utc)s", ""),
+        ("WHERE %(day_start_utc)s <= at AND %(day_end_utc)s > at", ""),
+        ("WHERE day = @day", ""),
+        ("WHERE FIND_IN_SET(day, %(dates)s)", ""),
+        ("WHERE kind < 3 AND FIND_IN_SET(day, %(dates)s)", ""),
+        ("WHERE IF(n > 3, DATE(%(metric_date)s), day)", ""),
+        ("WHERE NOT DATEDIFF(day, %(metric_date)s)", ""),
+        ("WHERE ABS(DATEDIFF(day, %(metric_date)s)) < 1", ""),
+        ("WHERE at LIKE CONCAT(%(metric_date)s, '%%')", ""),
+        ("WHERE user_id IN (SELECT user_id FROM changed)", ""),
+        ("WHERE user_id IN (SELECT user_id FROM changed LIMIT 10)", ""),
+        ("USING h JOIN changed USING (user_id)", ""),
+        ("USING h JOIN JSON_TABLE(%(dates)s, '$[*]' COLUMNS (d DATE PATH '$')) AS j ON j.d = h.day", ""),
+        ("USING h, changed AS c WHERE c.user_id = h.user_id", ""),
+        ("WHERE id > 0", NOT_OF_THE_DATE),
+        ("WHERE id IS NOT NULL", NOT_OF_THE_DATE),
+        ("WHERE id IN (1, 2)", NOT_OF_THE_DATE),
+        ("WHERE day > '1000-01-01'", NOT_OF_THE_DATE),
+        ("WHERE day <> %(metric_date)s", NOT_OF_THE_DATE),
+        ("WHERE day NOT IN (%(metric_date)s)", NOT_OF_THE_DATE),
+        ("WHERE day < %(metric_date)s - INTERVAL 90 DAY", NOT_OF_THE_DATE),
+        ("WHERE day < DATE_SUB(%(metric_date)s, INTERVAL 90 DAY)", NOT_OF_THE_DATE),
+        ("WHERE day <= %(metric_date)s AND day <> %(metric_date)s", NOT_OF_THE_DATE),
+        ("WHERE day >= %(metric_date)s", ALSO_LATER),
+        ("WHERE %(day_end_utc)s <= at", ALSO_LATER),
+        ("WHERE day = %(metric_date)s LIMIT 1000", NOT_OF_THE_DATE),
+        ("LIMIT 1000", NOT_OF_THE_DATE),
     ],
 )
-def test_a_helper_deletes_the_rows_of_its_date_or_all_before_a_plain_insert(
-    where: str, is_of_date: bool, tmp_path: Path
+def test_a_delete_that_leaves_rows_of_the_date_or_takes_those_of_later_ones_helps_no_plain_insert(
+    rest: str, fault: str, tmp_path: Path
 ) -> None:
-    text = f"-- Description: d\nDELETE FROM h {where};\nINSERT INTO h SELECT n, %(metric_date)s FROM s"
-    expected = [] if is_of_date else [("not-idempotent", 3, 1)]
-    assert [each for each in found(tmp_path, text) if each[0] != "unset-variable"] == expected
+    text = f"-- Description: d\nDELETE FROM h {rest};\nINSERT INTO h SELECT n, %(metric_date)s FROM s"
+    told = [each for each in problems(tmp_path, {"x.sql": text}) if each.rule == "not-idempotent"]
+    message = f"a date that is run again must replace its rows and no others; {fault}"
+    assert [(each.line, each.column, each.message) for each in told] == ([(3, 1, message)] if fault else [])
     upsert = f"{text} ON DUPLICATE KEY UPDATE n = VALUES(n)"  # which needs no DELETE
-    assert [each for each in found(tmp_path, upsert) if each[0] != "unset-variable"] == []
+    assert not [each for each in problems(tmp_path, {"x.sql": upsert}) if each.rule == "not-idempotent"]
 
 
 @pytest.mark.parametrize(("rule", "statement", "column"), IN_STATEMENTS)

@@ -65,19 +65,18 @@ def repair_lines(
         period = names.get(some[0], DAY)
         labels = [period.label(day) for day in dict.fromkeys((dates[0], dates[-1]))]
         days = dates if period == DAY else date_range(dates[0], dates[-1])  # one range, which ends with the last one
-        cure = _allowed(dates[0], history_start) or f"Run: {command_line(days, *options)}"
+        cure = f"{_too_early(dates[0], history_start) or 'Run'}: {command_line(days, *options)}"
         lines.append(f"{what}: {' to '.join(labels)} of {listed(some)}. {cure}")
     if len(found) > len(lines):
         lines.append(f"{what}: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
     return lines
 
 
-def _allowed(first: date, history_start: date | None) -> str:
-    """Return what to set before a command from this date on is not refused; "" if it is not."""
+def _too_early(first: date, history_start: date | None) -> str:
+    """Return why commands from this date on are refused, and what to set first; "" if they are not."""
     if history_start is None or first >= history_start:
         return ""
-    return (f"Runs before METRICS_HISTORY_START={history_start} are refused: set it to {first} or earlier, and "
-            "list_metrics.py --status has the command")  # fmt: skip
+    return f"Runs before METRICS_HISTORY_START={history_start} are refused: set it to {first} or earlier, then run"
 
 
 def vanished_lines(vanished: Mapping[str, date], dependents: Mapping[str, Collection[str]]) -> list[str]:
@@ -92,9 +91,7 @@ def vanished_lines(vanished: Mapping[str, date], dependents: Mapping[str, Collec
     return lines
 
 
-def older_sql_lines(
-    cells: Sequence[Cell], history_start: date | None, most: int | None = SHOWN_REPAIRS
-) -> list[str]:  # fmt: skip
+def older_sql_lines(cells: Sequence[Cell], history_start: date | None, most: int | None = SHOWN_REPAIRS) -> list[str]:
     """Return a line per range of dates that older SQL has computed, with the command that computes them again."""
     grouped: dict[tuple[date, date], list[str]] = {}
     for name, days in by_name(cells).items():
@@ -103,7 +100,7 @@ def older_sql_lines(
     lines = []
     for dates, names in found[:most]:
         command = shlex.join(["python", "run_metrics.py", "--initial", *map(str, dates), *metric_options(names)])
-        cure = _allowed(dates[0], history_start) or f"To compute them again: {command}"
+        cure = f"{_too_early(dates[0], history_start) or 'To compute them again'}: {command}"
         lines.append(f"of older SQL: {span(dates)} of {listed(names)}. {cure}")
     if len(found) > len(lines):
         lines.append(f"of older SQL: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")

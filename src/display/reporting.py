@@ -108,8 +108,8 @@ class Reporter:
             self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}", True)
         if verdict.moved:
             moved, names = count(len(verdict.moved), "row"), ", ".join(sorted({name for name, _ in verdict.moved}))
-            self.say(f"{moved} could not be compared, as computing them twice gives two values ({names}): if the "
-                     "source changed meanwhile, run the command again.", True)  # fmt: skip
+            self.say(f"{moved} could not be compared: computing them twice gave two values ({names}). Run the command "
+                     "again; if that repeats, the SQL gives another value each time.", True)  # fmt: skip
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
 
@@ -128,7 +128,7 @@ class RunSummary:
         self.changes: list[Change] = []  # of rows that were final
         self.warned: dict[Remark, None] = {}
         self.accepted: dict[Remark, None] = {}
-        self.redefined: set[str] = set()  # names of which this run replaced or followed a cell of another definition
+        self.redefined: set[str] = set()  # names whose SQL has changed since their last cell
         self.first_error: str = ""
         self.partly_stored = False
         self.missing: list[Cell] = []

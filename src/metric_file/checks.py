@@ -67,7 +67,8 @@ _OF_LAST = {
 _SEQUENCES = ("nextval", "lastval", "setval")
 _RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
 _MOVES_A_DATE = frozenset({"DATE_ADD", "DATE_SUB", "ADDDATE", "SUBDATE"})
-_EVEN_UNITS = {"MICROSECOND", "SECOND", "MINUTE", "HOUR"}  # which no change of the clocks makes longer
+# Units of less than a day, and how many make one: a bound that is moved by fewer means no other day.
+_PER_DAY = {"MICROSECOND": 86_400_000_000, "SECOND": 86_400, "MINUTE": 1_440, "HOUR": 24}
 _CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
@@ -84,10 +85,11 @@ _AFTER_A_TERM = _AFTER_ITEMS | {"AND", "OR", "XOR", "&&", "||", ",", "THEN", "WH
                                 "LEFT", "RIGHT", "INNER", "CROSS", "WINDOW", "IS"}  # fmt: skip
 _BEFORE_AN_OPERAND = {"AND", "OR", "XOR", "NOT", "LIKE", "RLIKE", "REGEXP", "IN", "IS", "DIV", "MOD", "BETWEEN",
                       "BINARY", "COLLATE", "ESCAPE", "OVER", "INTERVAL"}  # fmt: skip
-# Operators of a condition, each with the one that says the same if its operands change places.
-_COMPARES = {"=": "=", "<=>": "<=>", "IN": "", "BETWEEN": "", "<": ">", "<=": ">=", ">": "<", ">=": "<=", "<>": "<>",
-             "!=": "!="}  # fmt: skip
-_TERM_ENDS = {"WHERE", "AND", "OR", "ON"}
+# Operators that choose rows on one side of a date, each with the one that says the same if its operands change places.
+_SIDES = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_UNEQUAL = {"<>", "!=", "NOT IN"}
+_COMPARES = {"=", "<=>", "IN", "BETWEEN", "<>", "!=", *_SIDES}
+_TERM_ENDS = {"WHERE", "AND", "OR", "XOR", "&&", "||", ",", ")"}
 _NO_NAMES = {"END", "NULL", "TRUE", "FALSE", "UNKNOWN"}
 _ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
@@ -240,15 +242,17 @@ class _Rules:
     def not_idempotent(self) -> _Found:
         """A date that is run again must replace its rows: INSERT fails or doubles them, INSERT IGNORE keeps the old."""
         emptied: list[Table] = []  # of the rows of the date
-        deleted: list[Table] = []  # of other rows, such as old ones
+        faults: list[tuple[Table, str]] = []  # of the DELETEs of other rows, such as old ones
         reads = self.file.reads
         is_set_based_on_metrics = self.file.is_set_based and (reads.metrics or reads.unclear)
         for statement in self.file.lasting_writes():
             words, at, target = statement.words, statement.verb_at, statement.target
             update = _phrase(words, "ON DUPLICATE KEY UPDATE")
             if statement.verb == "DELETE" and target:
-                is_of_date = statement.empties_its_table or _chooses_its_dates(statement)
-                (emptied if is_of_date else deleted).append(target)
+                if fault := _fault_of_delete(statement):
+                    faults.append((target, fault))
+                else:
+                    emptied.append(target)
             elif statement.verb != "INSERT" or target is None or any(map(target.is_same, emptied)):
                 continue
             elif statement.writes_metrics and "IGNORE" in words[at : at + 3]:
@@ -258,10 +262,9 @@ class _Rules:
                 yield statement.code[at], "a date that is run again would fail; add ON DUPLICATE KEY UPDATE"
             elif update is None:
                 cure = f"DELETE its rows from {_cut(target.name)} first, or add ON DUPLICATE KEY UPDATE"
-                if any(map(target.is_same, deleted)):
-                    cure = ("the DELETE chooses others; WHERE day = %(metric_date)s chooses those of the date, and no "
-                            "WHERE is for a table that holds one date at a time")  # fmt: skip
-                yield statement.code[at], f"a date that is run again would not replace its rows; {cure}"
+                cure = next((fault for table, fault in faults if target.is_same(table)), cure)
+                message = f"a date that is run again must replace its rows and no others; {cure}"
+                yield statement.code[at], message
             elif added := _added_to_itself(statement, update + 4):
                 message = f"{_cut(added.text)} is added to what is there, once more whenever a date is run again"
                 yield added, f"{message}; write {_cut(added.text)} = VALUES({_cut(added.text)})"
@@ -328,7 +331,7 @@ class _Rules:
             for i, token in enumerate(statement.code[:-1]):
                 words = statement.words
                 is_moved = words[i + 1] in ("-", "+") or words[max(i - 2, 0)] in _MOVES_A_DATE
-                is_by_days = is_moved and not _EVEN_UNITS.intersection(words[i + 1 : i + 6])
+                is_by_days = is_moved and not _is_less_than_a_day(words[i + 1 : i + 6])
                 if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_by_days:
                     cure = "write -- Period: 7 days and %(period_start_utc)s"
                     yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
@@ -336,7 +339,9 @@ class _Rules:
     def reads_unclear(self) -> _Found:
         """A row is final as long as what it read has not changed, so the run must know what a file reads."""
         for token, why in self.catalog.unclear(self.file):
-            cure = "say metrics = 'name' for each table of metrics, or declare the names in the header: -- Reads: a, b"
+            cure = "declare the names in the header: -- Reads: a, b"
+            if (token, why) in self.file.reads.unclear:  # else the file's own text is clear
+                cure = f"say metrics = 'name' for each table of metrics, or {cure}"
             yield token, f"it is unclear which metrics this reads: {why}; {cure}"
 
     def reads_no_metric(self) -> _Found:
@@ -692,6 +697,13 @@ def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
     return in_list and several and words[end] in _ITEM_ENDS
 
 
+def _is_less_than_a_day(words: Sequence[str]) -> bool:
+    """Tell whether an INTERVAL among these words has a unit of less than a day, and no number that makes one."""
+    unit = next((i for i, word in enumerate(words) if word in _PER_DAY), 0)
+    number = words[unit - 1].strip("'\"")
+    return unit > 0 and not (number.isdecimal() and float(number) >= _PER_DAY[words[unit]])
+
+
 def _set_targets(statement: Statement) -> dict[int, str]:
     """Return the @variables that a SET gives a value, in lower case, by their index in the code."""
     words = statement.words
@@ -824,19 +836,34 @@ def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
     return next(found, None)
 
 
-def _chooses_its_dates(statement: Statement) -> bool:
-    """Tell whether a DELETE chooses the rows of the dates of the run: not all others, and not all up to a date."""
-    words, operators = statement.words, set[str]()
-    for i, token in enumerate(statement.code):
-        if token.kind == "variable" or (token.kind == "parameter" and token.text[2:-2].lower() in DATE_PARAMETERS):
-            before = next(j for j in range(i - 1, -1, -1) if words[j] in _COMPARES or words[j] in _TERM_ENDS or j == 0)
-            after = next((word for word in words[i + 1 :] if word in _COMPARES or word in _TERM_ENDS), "")
-            if words[before] in _COMPARES and words[before - 1] != "NOT":
-                operators.add(words[before])
-            else:
-                operators.add(_COMPARES.get(after, ""))
-    is_range = operators & {">", ">="} and operators & {"<", "<="}
-    return "LIMIT" not in words and bool(is_range or operators & {"=", "<=>", "IN", "BETWEEN"})
+def _fault_of_delete(statement: Statement) -> str:
+    """Return why a DELETE is known to choose other rows than those of the run's dates; "" if it may choose them."""
+    code, words, outer = statement.code, statement.words, [statement.words[i] for i in outermost(statement.words)]
+    if "LIMIT" not in outer:
+        if statement.empties_its_table or "," in outer or {"SELECT", "TABLE", "JOIN", "STRAIGHT_JOIN"} & set(words):
+            return ""  # of all rows, or of those that another table names
+        dates = [i for i, token in enumerate(code) if token.kind == "variable" or _is_date_parameter(token)]
+        operators = {_operator_beside(words, i) for i in dates} - _UNEQUAL
+        if operators and operators <= {">", ">="}:
+            return "the DELETE also takes the rows of later dates: write WHERE day = %(metric_date)s"
+        if not operators <= {"<", "<="}:
+            return ""
+    return ("the DELETE does not choose the rows of the date: write WHERE day = %(metric_date)s, or no WHERE if the "
+            "table holds one date at a time")  # fmt: skip
+
+
+def _is_date_parameter(token: Token) -> bool:
+    return token.kind == "parameter" and token.text[2:-2].lower() in DATE_PARAMETERS
+
+
+def _operator_beside(words: tuple[str, ...], i: int) -> str:
+    """Return what compares with the word at an index, as if it stood on the right; else any other word."""
+    stops = _COMPARES | _TERM_ENDS
+    before = next((j for j in range(i - 1, -1, -1) if words[j] in stops), 0)
+    if words[before] in _COMPARES:
+        return f"NOT {words[before]}" if words[before - 1] == "NOT" else words[before]
+    after = next((word for word in words[i + 1 :] if word in stops), "")
+    return _SIDES.get(after, after)
 
 
 def _added_to_itself(statement: Statement, start: int) -> Token | None:

@@ -126,7 +126,7 @@ class Computation:
         found = self._row_checks.ask(steps, batch, before)
         computed = self._computed(results, found)
         warnings = tuple(remarks(found.warnings))
-        repeated = frozenset(each for each in warnings if self._is_repeated(each, found, before))
+        repeated = frozenset(each for each in warnings if self._is_repeated(each, before))
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, self._run_id)
         newest = max(before.newest, batch.dates[-1])
@@ -354,14 +354,14 @@ class Computation:
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
-    def _is_repeated(self, warning: Remark, found: Found, before: Before) -> bool:
-        """Tell whether a cell had this warning already; the table may hold only the beginning of its warnings."""
+    def _is_repeated(self, warning: Remark, before: Before) -> bool:
+        """Tell whether a cell had this warning already; the table may have cut its last one."""
         cell = warning.metric, warning.metric_date
         known, change = before.state(*cell).warning, self._changes.get(cell)
         if change and change.kind != "unchanged":
             return False
-        is_cut = len(known) == LONGEST_TEXT and (lines(found.warnings, *cell) or "").startswith(known)
-        return is_cut or warning.text in known.splitlines()
+        texts = known.splitlines()
+        return warning.text in texts or (len(known) == LONGEST_TEXT and warning.text.startswith(texts[-1]))
 
     def _redefined(self, batch: Batch, before: Before, computed: Sequence[Computed]) -> frozenset[str]:
         """Return the names of which another definition had computed a cell of the batch, or else the cell before it."""
