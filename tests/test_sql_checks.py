@@ -329,6 +329,19 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("initial/x.sql", "-- Description: d\nREPLACE INTO h SELECT %(dates)s, n FROM h", [("no-initial-file", 2, 41)]),
     ("x.sql", "-- Description: d\nDELETE FROM h WHERE d IN (SELECT %(dates)s FROM h); REPLACE INTO h SELECT 1", []),
     ("x.sql", "-- Description: d\nDELETE FROM h; INSERT INTO h SELECT 1; INSERT INTO h SELECT n FROM h", []),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(metric_date)s, k, COUNT(*) FROM s GROUP BY day, k",
+     [("keeps-old-rows", 2, 1)]),
+    ("x.sql", "-- Description: d\nINSERT INTO h SELECT %(metric_date)s, k, COUNT(*) FROM s GROUP BY 1, 2 ON DUPLICATE "
+     "KEY UPDATE n = VALUES(n), k = VALUES(k)", [("keeps-old-rows", 2, 1)]),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT day, COUNT(*) FROM s WHERE day = %(dates)s GROUP BY day", []),
+    ("x.sql", "-- Description: d\nINSERT INTO h SELECT day, COUNT(*) FROM s WHERE day = %(metric_date)s "
+     "GROUP BY day ON DUPLICATE KEY UPDATE n = VALUES(n), k = VALUES(k)", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE d = %(dates)s; "
+     "REPLACE INTO h SELECT d, k FROM s GROUP BY 1, 2", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE id > 0; REPLACE INTO h SELECT %(metric_date)s, 1",
+     [("deletes-other-dates", 2, 1)]),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE day < %(metric_date)s - INTERVAL 7 DAY; DELETE FROM h WHERE day = "
+     "%(metric_date)s; INSERT INTO h SELECT %(metric_date)s, 1", [("deletes-other-dates", 2, 1)]),
     # the INSERT
     ("x.sql", HEADER + UPSERT.replace("ON DUPLICATE", "-- ON DUPLICATE"), [("not-idempotent", 4, 1)]),
     ("x.sql", HEADER + UPSERT.replace("ON D", "WHERE a = ' ON DUPLICATE KEY UPDATE ' -- "), [("not-idempotent", 4, 1)]),

@@ -90,6 +90,7 @@ _SIDES = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _UNEQUAL = {"<>", "!=", "NOT IN"}
 _COMPARES = {"=", "<=>", "IN", "BETWEEN", "<>", "!=", *_SIDES}
 _TERM_ENDS = {"WHERE", "AND", "OR", "XOR", "&&", "||", ",", ")"}
+_AFTER_GROUPS = {"HAVING", "WINDOW", "ORDER", "LIMIT", "ON", "AS", "UNION"}
 _NO_NAMES = {"END", "NULL", "TRUE", "FALSE", "UNKNOWN"}
 _ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
@@ -271,6 +272,27 @@ class _Rules:
             elif statement.writes_metrics and is_set_based_on_metrics and "VALUES" not in words[update:]:
                 message = "MariaDB may store another date's value here; write value_list = VALUES(value_list)"
                 yield statement.code[update], message
+
+    def keeps_old_rows(self) -> _Found:
+        """REPLACE and an upsert leave the rows that the source gave for the date before and gives no more."""
+        emptied: list[Table] = []
+        for statement in self.file.lasting_writes() if self.file.is_helper else ():
+            target = statement.target
+            if statement.verb == "DELETE" and target and not _fault_of_delete(statement):
+                emptied.append(target)
+            elif target and not any(map(target.is_same, emptied)) and _number_of_groups(statement) > 1:
+                cure = f"DELETE FROM {_cut(target.name)} WHERE day = %(metric_date)s first"
+                yield statement.code[statement.verb_at], f"a group that the source gives no more keeps its row; {cure}"
+
+    def deletes_other_dates(self) -> _Found:
+        """An initial load runs a helper for all of its dates before what reads it, so their rows must stay."""
+        writes = [*self.file.lasting_writes()] if self.file.is_helper else []
+        filled = [each.target for each in writes if each.target and each.verb != "DELETE"]
+        for statement in writes:
+            target = statement.target if statement.verb == "DELETE" and _fault_of_delete(statement) else None
+            if target and any(map(target.is_same, filled)):
+                cure = "delete old rows outside of the metric files, and before an INSERT those of the date, or all"
+                yield statement.code[statement.verb_at], f"rows of other dates are gone before they are read; {cure}"
 
     def metric_became_helper(self) -> _Found:
         """A metric whose file writes no row of it any more would end without a word."""
@@ -836,6 +858,16 @@ def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
     return next(found, None)
 
 
+def _number_of_groups(statement: Statement) -> int:
+    """Return how many items GROUP BY has, outside of parentheses."""
+    words, places = statement.words, [*outermost(statement.words)]
+    start = next((i + 2 for i in places if words[i : i + 2] == ("GROUP", "BY")), None)
+    if start is None:
+        return 0
+    end = next((i for i in places if i > start and words[i] in _AFTER_GROUPS), len(words))
+    return len(items(statement.code[start:end]))
+
+
 def _fault_of_delete(statement: Statement) -> str:
     """Return why a DELETE is known to choose other rows than those of the run's dates; "" if it may choose them."""
     code, words, outer = statement.code, statement.words, [statement.words[i] for i in outermost(statement.words)]
@@ -944,5 +976,6 @@ _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", 
               "misplaced")  # fmt: skip
 _WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
              "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "reads-another-period",
+             "keeps-old-rows", "deletes-other-dates",
              "header", "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

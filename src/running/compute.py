@@ -70,7 +70,7 @@ class BatchResult:
     repeated: frozenset[Remark] = frozenset()  # warnings that were stored before, of values that have not changed
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     unsure: tuple[Remark, ...] = ()  # what checks found over earlier rows that are due; they are asked again
-    redefined: frozenset[str] = frozenset()  # names of which this replaces or follows a cell of another definition
+    redefined: frozenset[str] = frozenset()  # names whose SQL has changed since their last cell
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
     not_run: frozenset[str] = frozenset()  # names that failed or were left out
