@@ -340,8 +340,8 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
      "REPLACE INTO h SELECT d, k FROM s GROUP BY 1, 2", []),
     ("x.sql", "-- Description: d\nDELETE FROM h WHERE id > 0; REPLACE INTO h SELECT %(metric_date)s, 1",
      [("deletes-other-dates", 2, 1)]),
-    ("x.sql", "-- Description: d\nDELETE FROM h WHERE day < %(metric_date)s - INTERVAL 7 DAY; DELETE FROM h WHERE day = "
-     "%(metric_date)s; INSERT INTO h SELECT %(metric_date)s, 1", [("deletes-other-dates", 2, 1)]),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE day < %(metric_date)s - INTERVAL 7 DAY; DELETE FROM h "
+     "WHERE day = %(metric_date)s; INSERT INTO h SELECT %(metric_date)s, 1", [("deletes-other-dates", 2, 1)]),
     # the INSERT
     ("x.sql", HEADER + UPSERT.replace("ON DUPLICATE", "-- ON DUPLICATE"), [("not-idempotent", 4, 1)]),
     ("x.sql", HEADER + UPSERT.replace("ON D", "WHERE a = ' ON DUPLICATE KEY UPDATE ' -- "), [("not-idempotent", 4, 1)]),
