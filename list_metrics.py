@@ -36,6 +36,7 @@ from src.metric_file.server_checks import (
     hidden_tables,
     keyless_temporary_tables,
     named_zones,
+    tables_without_a_date,
     views_and_functions,
     wrong_engines,
 )
@@ -150,7 +151,7 @@ class Listing:
                 found, left_out = ask_server(database, steps)
                 found += wrong_engines(database, sound, self.catalog)
                 found += named_zones(database, sound, self.settings.parameters, self.catalog.views)
-                for ask in (hidden_tables, keyless_temporary_tables):
+                for ask in (hidden_tables, keyless_temporary_tables, tables_without_a_date):
                     found += ask(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
