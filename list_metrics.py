@@ -30,7 +30,7 @@ from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import load_tests
 from src.metric_file.parameters import Parameters
-from src.metric_file.server_checks import ask_server, problems_of, with_what_is_behind
+from src.metric_file.server_checks import ask_server, problems_of, tables_without_a_date, with_what_is_behind
 from src.metric_file.step import Step
 from src.metric_tests import Tester, select_tests
 from src.running.plan import batch_of
@@ -141,6 +141,7 @@ class Listing:
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
                 found += problems_of(database, sound, self.catalog, self.settings.parameters)
+                found += tables_without_a_date(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
             write_text(as_json([asdict(problem) for problem in problems]))

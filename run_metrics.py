@@ -176,6 +176,10 @@ class Run:
         known = replace(self.catalog, stored=self.store.names(), computed=self.store.computed())
         self.catalog = with_what_is_behind(self.database, known)
         self._check_files()
+        not_run = self.catalog.names - (self.catalog.stored or frozenset()) - set(self.names)
+        for name in self.names:
+            if absent := sorted(not_run & self.catalog.reads.get(name, frozenset())):
+                log.warning("%s reads %s, which has no row yet: run that first, or together", name, listed(absent))
         files = self._files_that_may_run()
         _refuse(problems_of(self.database, files, self.catalog, self.settings.parameters))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
@@ -418,7 +422,7 @@ class Run:
             *repair_lines("missing", summary.missing, periods, start),
             *repair_lines("to be computed again", summary.reopened, periods, start),
             *repair_lines("reopened, and too old for nights", summary.too_old, periods, start),
-            *vanished_lines(summary.vanished),
+            *vanished_lines(summary.vanished, catalog.dependents),
             *older_sql_lines(summary.older_sql, start),
         ):
             log.warning("%s", line)

@@ -188,7 +188,7 @@ class DatabaseManager:
             yield
             return
         before = self._settings_of_session()
-        self.execute("SET SESSION last_insert_id = 0")  # else a function would see the last one of an earlier block
+        self.execute("SET SESSION last_insert_id = 0")  # else a function would see the id of another file's INSERT
         try:
             yield
         finally:

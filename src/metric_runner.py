@@ -201,10 +201,13 @@ class MetricRunner:
             with self._db.transaction(keep, may_end):
                 return work()
         except (DateError, StatementError) as error:
+            self._computation.forget()
+            left = self._db.may_be_stored
+            if isinstance(error, DateError) and not left:
+                raise
             failed = error if isinstance(error, DateError) else DateError(f"{label}: {error}", error.code)
-            if left := self._db.may_be_stored:
-                failed = DateError(f"{failed}. Beware: {left}", failed.code, failed.name, failed.dates, True)
-            raise failed from error
+            message = f"{failed}. Beware: {left}" if left else str(failed)
+            raise DateError(message, failed.code, failed.name, failed.dates, bool(left)) from error
 
     def _keep_reason(self, batch: Batch, error: DateError) -> None:
         """Store why cells failed, in a transaction of its own; if that fails too, warn: the first failure matters more.

@@ -374,6 +374,12 @@ class Catalog:
                 found[each].add(name)
         return {name: frozenset(others) for name, others in found.items()}
 
+    @cached_property
+    def ended(self) -> frozenset[str]:
+        """The names whose file is disabled and that no file of the night reads: nobody misses their new rows."""
+        disabled = {file.name for file in self.files if file.disabled} - self.nightly.keys()
+        return frozenset(name for name in disabled if not self.nightly.keys() & self.dependents.get(name, ()))
+
     def all_dependents(self, names: Iterable[str]) -> frozenset[str]:
         """Return what reads some names, directly or through others, without these names."""
         given = frozenset(names)
@@ -436,8 +442,8 @@ def select(catalog: Catalog, mode: Mode, patterns: Sequence[str]) -> tuple[Metri
 def matching(names: Collection[str], patterns: Iterable[str], which: str) -> set[str]:
     """Return the names that match a shell pattern. Raises UsageError if one matches nothing; `which` tells of what."""
     chosen: set[str] = set()
-    for pattern in patterns:
-        matched = {name for name in names if fnmatchcase(name, normalize("NFC", pattern))}
+    for pattern in (normalize("NFC", each) for each in patterns):
+        matched = {name for name in names if name == pattern} or {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
             near = get_close_matches(pattern, sorted(names), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

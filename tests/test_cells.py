@@ -197,6 +197,44 @@ def test_a_date_by_hand_says_that_its_check_waits_for_rows_that_are_due(correcte
     assert state(corrected, "total", ago(4)) == "reopened"
 
 
+def test_a_metric_that_is_run_before_what_it_reads_says_so(here: Project) -> None:
+    here.write("a.sql", metric_sql("a", "DAY(%(metric_date)s)"))
+    read = "(SELECT COUNT(*) FROM bi_metrics WHERE metrics = 'a' AND metric_date = %(metric_date)s)"
+    here.write("b.sql", f"-- Description: x\nSELECT {read} AS n")
+    said = "b reads a, which has no row yet: run that first, or together"
+    assert said in ok(here.run(ago(1), "--metric", "b")).stderr
+    assert said not in ok(here.run(ago(1))).stderr
+    assert said not in ok(here.run(ago(1), "--metric", "b")).stderr
+
+
+# --- disabled files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_disabled_file_that_another_reads_is_told_each_night_until_that_one_is_disabled_too(here: Project) -> None:
+    here.write("a.sql", metric_sql("a", "DAY(%(metric_date)s)"))
+    read = "(SELECT COUNT(*) FROM bi_metrics WHERE metrics = 'a' AND metric_date = %(metric_date)s)"
+    here.write("b.sql", f"-- Description: x\nSELECT {read} AS n")
+    ok(here.run(ago(3), ago(1)))
+    (here.folder / "sql" / "a.sql").rename(here.folder / "sql" / "_a.sql")
+    told = f"a has rows to {ago(1)} and no file of the night computes it: what reads it (b) lacks its new rows"
+    for _ in range(2):
+        assert told in ok(here.run("--quiet")).stderr
+    assert "no file of the night computes it" in here.list("--status", "--max-age", "1").stdout
+    (here.folder / "sql" / "b.sql").rename(here.folder / "sql" / "_b.sql")
+    here.write("c.sql", metric_sql("c", "1 + 0 * DAY(%(metric_date)s)"))
+    assert "no file of the night" not in ok(here.run("--quiet")).stderr
+
+
+def test_what_a_load_of_many_dates_left_out_is_resumed_for_all_of_them(here: Project) -> None:
+    here.write("a.sql", metric_sql("a", "DAY(%(metric_date)s)"))
+    here.write("b.sql", f"-- Description: x\n-- Check: SELECT 1 FROM bi_metrics WHERE metrics = 'b' AND metric_date = "
+               f"%(metric_date)s AND metric_date = '{ago(4)}'\nSELECT DAY(%(metric_date)s) AS n")  # fmt: skip
+    result = here.run("--initial", ago(6), ago(1), env={"METRICS_ON_FAILURE": "metric"})
+    assert result.returncode == 1
+    command = f"python run_metrics.py {ago(6)} {ago(1)} --initial"
+    assert f"Failed: b on {ago(6)} to {ago(1)}. Run them again with: {command}" in result.stderr
+
+
 # --- changed SQL ------------------------------------------------------------------------------------------------------
 
 

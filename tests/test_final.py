@@ -18,6 +18,7 @@ from tests.random_histories import (
     START,
     Cell,
     Formula,
+    Lost,
     Metric,
     copied,
     cumulative,
@@ -180,6 +181,17 @@ def test_what_changes_while_a_file_is_away_is_due_when_it_is_back(world: World, 
     world.switch(dependent.name, "there")
     assert (dependent.name, march(10)) in world.due() or dependent.formula.source
     world.mend()
+
+
+def test_a_hole_behind_a_helpers_new_first_date_keeps_what_reads_it_waiting(world: World) -> None:
+    formula = Formula(source=1, reads=("h4",), first=2, last=1)
+    world.begin([snapshot("m1"), Metric("m3", formula, initial=formula), snapshot("h4")])
+    world.switch("h4", "disabled")
+    world.dates(4)
+    world.fail("m1", 2, for_good=True)
+    world.night(2, (), Lost(skip=2, after=True, is_retried=True))
+    world.initial(4, 3)
+    world.mend()  # a night computes the 9th first, whose 8th the helper lacks, then the 7th, its new first date
 
 
 def test_a_due_date_computes_nothing_that_is_current(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -233,10 +234,12 @@ def test_what_lies_before_the_history_is_told_with_the_setting_and_not_with_a_co
     for said in (nightly.run(DAYS[3]).stderr, nightly.list("--status").stdout):
         assert "of older SQL" in said
         for day in (DAYS[6], DAYS[5], DAYS[4]):
-            refused = f"Runs before METRICS_HISTORY_START={DAYS[3]} are refused: set it to {day} or earlier, and"
-            assert f"{day} of paid. {refused} list_metrics.py --status has the command\n" in said
-        for words in re.findall(r"python run_metrics\.py (.*)", said):
-            assert nightly.run(*shlex.split(words), "--dry-run").returncode != 2
+            refused = f"Runs before METRICS_HISTORY_START={DAYS[3]} are refused: set it to {day} or earlier, then run: "
+            assert f"{day} of paid. {refused}python run_metrics.py " in said
+        for then, words in re.findall(r"(then run: )?python run_metrics\.py (.*)", said):
+            start = DAYS[6] if then else DAYS[3]
+            dry = nightly.run(*shlex.split(words), "--dry-run", env={"METRICS_HISTORY_START": start})
+            assert dry.returncode != 2
 
 
 def test_the_status_shows_every_range_and_a_run_the_first_ones(nightly: Project) -> None:
@@ -444,8 +447,8 @@ def test_verify_says_that_the_source_changed_and_blames_no_file(nightly: Project
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (1, "")
     assert out.splitlines() == [
-        "2 rows could not be compared, as computing them twice gives two values (paid, total): if the source changed "
-        "meanwhile, run the command again.",
+        "2 rows could not be compared: computing them twice gave two values (paid, total). Run the command again; if "
+        "that repeats, the SQL gives another value each time.",
         "Both ways compared, nothing kept: 18 equal, 0 different.",
     ]
     nightly.write("incremental/02_total.sql", metric_sql("total", f"{BEFORE} + {PAID}"))
@@ -494,14 +497,17 @@ def test_the_status_shows_what_is_final_what_is_due_and_why(nightly: Project) ->
     assert everything(nightly)[0] == before[0]
 
 
-def test_a_row_whose_date_is_none_is_told_with_the_statement_that_removes_it(nightly: Project) -> None:
+@pytest.mark.parametrize("day", ["0000-00-00", "0999-12-31"])
+def test_a_row_before_the_first_date_of_mysql_is_told_with_the_statement_that_removes_it(
+    nightly: Project, day: str
+) -> None:
     assert nightly.run(DAYS[3]).returncode == 0
     nightly.database.execute(
         "SET sql_mode = ''; INSERT INTO bi_metrics (metrics, data_type, f_list, value_list, metric_date) "
-        "VALUES ('paid', 'card', '[]', 'null', '0000-00-00'); SET sql_mode = DEFAULT"
+        f"VALUES ('paid', 'card', '[]', 'null', '{day}'); SET sql_mode = DEFAULT"
     )
-    error = ("Error: bi_metrics has a row of paid whose metric_date is 0000-00-00, which is no date; correct it, or "
-             "run: DELETE FROM bi_metrics WHERE metric_date < '1000-01-01'\n")  # fmt: skip
+    error = (f"Error: bi_metrics has a row of paid whose metric_date is {day}, before 1000-01-01, the first date that "
+             "MySQL holds; correct it, or run: DELETE FROM bi_metrics WHERE metric_date < '1000-01-01'\n")  # fmt: skip
     for said in (nightly.run(), nightly.run(DAYS[3]), nightly.list("--status"), nightly.list("--html", "page.html")):
         assert (said.returncode, said.stderr) == (2, error)
     nightly.database.execute(error.partition("run: ")[2])
@@ -685,6 +691,19 @@ def test_a_dry_run_tells_no_command_of_its_end_and_a_failing_command_is_a_warnin
     assert result.returncode == 0
     assert result.stderr == "Warning: METRICS_ON_END failed with exit code 7; logs/metrics.log has what it printed\n"
     assert "METRICS_ON_END: out of order" in nightly.log()
+
+
+def test_the_log_may_be_a_pipe_as_behind_a_link_to_stdout(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.log")
+    reader = os.open(tmp_path / "metrics.log", os.O_RDONLY | os.O_NONBLOCK)
+    log_file.configure_log(tmp_path / "metrics.log")
+    for number in range(3):
+        log_file.log.info("line %d", number)
+    log_file.log.handlers.clear()
+    assert [line.split(" INFO ")[1] for line in os.read(reader, 10_000).decode().splitlines()] == [
+        "line 0", "line 1", "line 2"
+    ]  # fmt: skip
+    os.close(reader)
 
 
 def test_the_log_rotates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -389,14 +389,20 @@ def test_both_files_of_a_metric_have_the_same_period_and_utc_windows_are_warned_
 
 @pytest.mark.parametrize("window", [
     "DATE_SUB(%(day_start_utc)s, INTERVAL 6 DAY)", "adddate (%(day_end_utc)s, -7)",
+    "%(day_start_utc)s - INTERVAL 24 HOUR", "%(day_start_utc)s - INTERVAL '168' HOUR",
+    "%(day_end_utc)s - INTERVAL 10080 MINUTE", "DATE_SUB(%(day_start_utc)s, INTERVAL 86400 SECOND)",
 ])  # fmt: skip
 def test_a_window_in_utc_that_a_function_makes_is_warned_of(project: Project, window: str) -> None:
     project.write("seven.sql", f"-- Description: x\nSELECT COUNT(*) AS n FROM events WHERE at >= {window}\n")
     assert "warning: utc-window: " in project.list("--check", "--offline").stdout
 
 
-def test_a_bound_in_utc_less_a_second_is_right_whatever_the_clocks_do(project: Project) -> None:
-    window = "at BETWEEN %(day_start_utc)s AND %(day_end_utc)s - INTERVAL 1 SECOND"
+@pytest.mark.parametrize("bound", [
+    "%(day_end_utc)s - INTERVAL 1 SECOND", "DATE_SUB(%(day_end_utc)s, INTERVAL 1 MICROSECOND)",
+    "%(day_end_utc)s + INTERVAL 23 HOUR", "%(day_end_utc)s + INTERVAL 90 MINUTE",
+])  # fmt: skip
+def test_a_bound_in_utc_moved_by_less_than_a_day_is_right_whatever_the_clocks_do(project: Project, bound: str) -> None:
+    window = f"at BETWEEN %(day_start_utc)s AND {bound}"
     project.write("a.sql", f"-- Description: x\nSELECT COUNT(*) AS n FROM events WHERE {window}\n")
     assert "utc-window" not in project.list("--check", "--offline").stdout
 

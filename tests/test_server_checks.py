@@ -18,6 +18,7 @@ from src.metric_file.server_checks import (
     ask_server,
     keyless_temporary_tables,
     named_zones,
+    tables_without_a_date,
     views_and_functions,
     wrong_engines,
 )
@@ -462,3 +463,21 @@ def test_the_command_asks_for_zones_and_keys(project: Project) -> None:
     checked = project.list("--check")
     assert (checked.returncode, checked.stderr) == (1, "")
     assert "sql/zones.sql:2:36: error: unknown-time-zone: " in checked.stdout
+
+
+@pytest.mark.parametrize(("columns", "what"), [
+    ("user_id INT PRIMARY KEY, last_day DATE", "a unique key without a date (user_id)"),
+    ("id INT AUTO_INCREMENT PRIMARY KEY, n INT", "no column of a date"),
+    ("name VARCHAR(9), day DATE, PRIMARY KEY (name, day), UNIQUE KEY (name)", "a unique key without a date (name)"),
+    ("day DATE, n INT", ""), ("day DATE, k INT, PRIMARY KEY (k, day)", ""),
+    ("id INT AUTO_INCREMENT PRIMARY KEY, at TIMESTAMP", ""),
+])  # fmt: skip
+def test_a_helpers_table_that_cannot_hold_several_dates_is_warned_of(
+    project: Project, columns: str, what: str
+) -> None:
+    project.database.execute(f"CREATE TABLE seen ({columns})")
+    project.write("a.sql", "-- Description: d\nREPLACE INTO seen SELECT 1, %(metric_date)s")
+    found = of_folder(project, tables_without_a_date)
+    assert [line.split("the table seen has ")[1].split(", so")[0] for line in found] == ([what] if what else [])
+    project.write("a.sql", "-- Description: d\nDELETE FROM seen; INSERT INTO seen SELECT 1, %(metric_date)s")
+    assert of_folder(project, tables_without_a_date) == []

@@ -178,38 +178,60 @@ REFUSED = [
 ]
 
 
+NOT_OF_THE_DATE = ("the DELETE does not choose the rows of the date: write WHERE day = %(metric_date)s, or no WHERE if "
+                   "the table holds one date at a time")  # fmt: skip
+ALSO_LATER = "the DELETE also takes the rows of later dates: write WHERE day = %(metric_date)s"
+
+
 @pytest.mark.parametrize(
-    ("where", "is_of_date"),
+    ("rest", "fault"),
     [
-        ("", True),
-        ("WHERE 1 = 1", True),
-        ("WHERE day = %(metric_date)s", True),
-        ("WHERE %(metric_date)s = day AND kind = 'a'", True),
-        ("WHERE day <=> DATE(%(day_start_utc)s)", True),
-        ("WHERE day IN (%(metric_date)s)", True),
-        ("WHERE day BETWEEN %(metric_date)s - INTERVAL 6 DAY AND %(metric_date)s", True),
-        ("WHERE at >= %(day_start_utc)s AND at < %(day_end_utc)s", True),
-        ("WHERE %(day_start_utc)s <= at AND %(day_end_utc)s > at", True),
-        ("WHERE day = @day", True),
-        ("WHERE id > 0", False),
-        ("WHERE id IS NOT NULL", False),
-        ("WHERE day > '1000-01-01'", False),
-        ("WHERE day <> %(metric_date)s", False),
-        ("WHERE day NOT IN (%(metric_date)s)", False),
-        ("WHERE day < %(metric_date)s - INTERVAL 90 DAY", False),
-        ("WHERE day >= %(metric_date)s", False),
-        ("WHERE day = %(metric_date)s LIMIT 1000", False),
-        ("LIMIT 1000", False),
+        ("", ""),
+        ("WHERE 1 = 1", ""),
+        ("WHERE day = %(metric_date)s", ""),
+        ("WHERE %(metric_date)s = day AND kind = 'a'", ""),
+        ("WHERE day <=> DATE(%(day_start_utc)s)", ""),
+        ("WHERE day IN (%(metric_date)s)", ""),
+        ("WHERE day BETWEEN %(metric_date)s - INTERVAL 6 DAY AND %(metric_date)s", ""),
+        ("WHERE %(metric_date)s BETWEEN first AND last", ""),
+        ("WHERE at >= %(day_start_utc)s AND at < %(day_end_utc)s", ""),
+        ("WHERE %(day_start_utc)s <= at AND %(day_end_utc)s > at", ""),
+        ("WHERE day = @day", ""),
+        ("WHERE FIND_IN_SET(day, %(dates)s)", ""),
+        ("WHERE kind < 3 AND FIND_IN_SET(day, %(dates)s)", ""),
+        ("WHERE IF(n > 3, DATE(%(metric_date)s), day)", ""),
+        ("WHERE NOT DATEDIFF(day, %(metric_date)s)", ""),
+        ("WHERE ABS(DATEDIFF(day, %(metric_date)s)) < 1", ""),
+        ("WHERE at LIKE CONCAT(%(metric_date)s, '%%')", ""),
+        ("WHERE user_id IN (SELECT user_id FROM changed)", ""),
+        ("WHERE user_id IN (SELECT user_id FROM changed LIMIT 10)", ""),
+        ("USING h JOIN changed USING (user_id)", ""),
+        ("USING h JOIN JSON_TABLE(%(dates)s, '$[*]' COLUMNS (d DATE PATH '$')) AS j ON j.d = h.day", ""),
+        ("USING h, changed AS c WHERE c.user_id = h.user_id", ""),
+        ("WHERE id > 0", NOT_OF_THE_DATE),
+        ("WHERE id IS NOT NULL", NOT_OF_THE_DATE),
+        ("WHERE id IN (1, 2)", NOT_OF_THE_DATE),
+        ("WHERE day > '1000-01-01'", NOT_OF_THE_DATE),
+        ("WHERE day <> %(metric_date)s", NOT_OF_THE_DATE),
+        ("WHERE day NOT IN (%(metric_date)s)", NOT_OF_THE_DATE),
+        ("WHERE day < %(metric_date)s - INTERVAL 90 DAY", NOT_OF_THE_DATE),
+        ("WHERE day < DATE_SUB(%(metric_date)s, INTERVAL 90 DAY)", NOT_OF_THE_DATE),
+        ("WHERE day <= %(metric_date)s AND day <> %(metric_date)s", NOT_OF_THE_DATE),
+        ("WHERE day >= %(metric_date)s", ALSO_LATER),
+        ("WHERE %(day_end_utc)s <= at", ALSO_LATER),
+        ("WHERE day = %(metric_date)s LIMIT 1000", NOT_OF_THE_DATE),
+        ("LIMIT 1000", NOT_OF_THE_DATE),
     ],
 )
-def test_a_helper_deletes_the_rows_of_its_date_or_all_before_a_plain_insert(
-    where: str, is_of_date: bool, tmp_path: Path
+def test_a_delete_that_leaves_rows_of_the_date_or_takes_those_of_later_ones_helps_no_plain_insert(
+    rest: str, fault: str, tmp_path: Path
 ) -> None:
-    text = f"-- Description: d\nDELETE FROM h {where};\nINSERT INTO h SELECT n, %(metric_date)s FROM s"
-    expected = [] if is_of_date else [("not-idempotent", 3, 1)]
-    assert [each for each in found(tmp_path, text) if each[0] != "unset-variable"] == expected
+    text = f"-- Description: d\nDELETE FROM h {rest};\nINSERT INTO h SELECT n, %(metric_date)s FROM s"
+    told = [each for each in problems(tmp_path, {"x.sql": text}) if each.rule == "not-idempotent"]
+    message = f"a date that is run again must replace its rows and no others; {fault}"
+    assert [(each.line, each.column, each.message) for each in told] == ([(3, 1, message)] if fault else [])
     upsert = f"{text} ON DUPLICATE KEY UPDATE n = VALUES(n)"  # which needs no DELETE
-    assert [each for each in found(tmp_path, upsert) if each[0] != "unset-variable"] == []
+    assert not [each for each in problems(tmp_path, {"x.sql": upsert}) if each.rule == "not-idempotent"]
 
 
 @pytest.mark.parametrize(("rule", "statement", "column"), IN_STATEMENTS)
@@ -307,6 +329,19 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     ("initial/x.sql", "-- Description: d\nREPLACE INTO h SELECT %(dates)s, n FROM h", [("no-initial-file", 2, 41)]),
     ("x.sql", "-- Description: d\nDELETE FROM h WHERE d IN (SELECT %(dates)s FROM h); REPLACE INTO h SELECT 1", []),
     ("x.sql", "-- Description: d\nDELETE FROM h; INSERT INTO h SELECT 1; INSERT INTO h SELECT n FROM h", []),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT %(metric_date)s, k, COUNT(*) FROM s GROUP BY day, k",
+     [("keeps-old-rows", 2, 1)]),
+    ("x.sql", "-- Description: d\nINSERT INTO h SELECT %(metric_date)s, k, COUNT(*) FROM s GROUP BY 1, 2 ON DUPLICATE "
+     "KEY UPDATE n = VALUES(n), k = VALUES(k)", [("keeps-old-rows", 2, 1)]),
+    ("x.sql", "-- Description: d\nREPLACE INTO h SELECT day, COUNT(*) FROM s WHERE day = %(dates)s GROUP BY day", []),
+    ("x.sql", "-- Description: d\nINSERT INTO h SELECT day, COUNT(*) FROM s WHERE day = %(metric_date)s "
+     "GROUP BY day ON DUPLICATE KEY UPDATE n = VALUES(n), k = VALUES(k)", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE d = %(dates)s; "
+     "REPLACE INTO h SELECT d, k FROM s GROUP BY 1, 2", []),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE id > 0; REPLACE INTO h SELECT %(metric_date)s, 1",
+     [("deletes-other-dates", 2, 1)]),
+    ("x.sql", "-- Description: d\nDELETE FROM h WHERE day < %(metric_date)s - INTERVAL 7 DAY; DELETE FROM h "
+     "WHERE day = %(metric_date)s; INSERT INTO h SELECT %(metric_date)s, 1", [("deletes-other-dates", 2, 1)]),
     # the INSERT
     ("x.sql", HEADER + UPSERT.replace("ON DUPLICATE", "-- ON DUPLICATE"), [("not-idempotent", 4, 1)]),
     ("x.sql", HEADER + UPSERT.replace("ON D", "WHERE a = ' ON DUPLICATE KEY UPDATE ' -- "), [("not-idempotent", 4, 1)]),
@@ -323,6 +358,7 @@ WHOLE_FILES: list[tuple[str, str, Found]] = [
     (f"{'n' * 100}.sql", f"-- Description: d\n{QUERY}", []),
     (f"{'n' * 101}.sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
     ("x .sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
+    ("-x.sql", f"-- Description: d\n{QUERY}", [("own-name", 1, 1)]),
     # the header
     ("x.sql", f"\n{UPSERT}", [("header", 1, 1), ("header", 1, 1)]),
     ("x.sql", QUERY, [("header", 1, 1)]),
@@ -643,6 +679,10 @@ ASSIGNMENTS = [
     ("n = JSON_MERGE_PATCH(n, VALUES(n))", "n"),
     ("n = (n + VALUES(n))", "n"),
     ("n = IF(VALUES(n) > 0, n + 1, n)", "n"),
+    ("n = IFNULL(n, 0) + VALUES(n)", "n"),
+    ("n = VALUES(n) + COALESCE(h.n, 0)", "n"),
+    ("n = IF(VALUES(n) > 0, IFNULL(n, 0), VALUES(n))", ""),
+    ("n = CONCAT('x', IFNULL(n, ''))", "n"),
     ("n = LEAST(n, VALUES(n)), k = GREATEST(VALUES(k), h.k)", ""),
     ("n = COALESCE(VALUES(n), n), k = IF(k <> VALUES(k), VALUES(k), k)", ""),
     ("n = CASE WHEN VALUES(n) > n AND 1 THEN VALUES(n) ELSE n END", ""),
@@ -810,12 +850,35 @@ def test_what_reads_a_number_that_matures_is_complete_no_sooner(tmp_path: Path) 
     assert problems(tmp_path, files) == []
 
 
+@pytest.mark.parametrize(("own", "other", "is_warned"), [
+    ("day", "week", True), ("month", "week", True), ("week", "month", True), ("7 days", "month", True),
+    ("week", "day", False), ("year", "month", False), ("quarter", "month", False), ("week", "week", False),
+    ("month", "3 days", False), ("week", "week from sunday", True),
+])  # fmt: skip
+def test_a_row_that_comes_after_its_reader_is_warned_of(
+    own: str, other: str, is_warned: bool, tmp_path: Path
+) -> None:
+    files = {"1_w.sql": f"-- Description: d\n-- Period: {other}\nSELECT %(metric_date)s AS n",
+             "2_r.sql": f"-- Description: d\n-- Period: {own}\nSELECT COUNT(*) AS n FROM bi_metrics "
+                        "WHERE metrics = 'w' AND metric_date = %(metric_date)s"}  # fmt: skip
+    found = [(each.rule, each.file, each.severity) for each in problems(tmp_path, files)]
+    assert found == [("reads-another-period", "sql/2_r.sql", "warning")] * is_warned
+
+
+def test_a_work_table_has_the_period_of_its_reader(tmp_path: Path) -> None:
+    files = {"1_h.sql": "-- Description: d\nDELETE FROM work; INSERT INTO work SELECT %(metric_date)s",
+             "2_r.sql": "-- Description: d\n-- Period: week\nSELECT COUNT(*) AS n FROM work"}  # fmt: skip
+    found = [(each.rule, each.file, each.severity) for each in problems(tmp_path, files)]
+    assert found == [("reads-another-period", "sql/2_r.sql", "error")]
+
+
 def test_every_rule_has_a_failing_file_here_and_says_why() -> None:
     broken = {rule for rule, _, _ in IN_STATEMENTS} | {rule for *_, each in WHOLE_FILES for rule, _, _ in each}
     elsewhere = {
         "duplicate-metric",
         "reads-later-metric",
         "reads-immature",
+        "reads-another-period",
         "misplaced",
         "reads-no-metric",
         "metric-became-helper",

@@ -14,7 +14,7 @@ import pytest
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode
-from src.sql_loader import Catalog, load_catalog, select, split_name
+from src.sql_loader import Catalog, load_catalog, matching, select, split_name
 
 INSERT = "INSERT INTO bi_metrics SELECT 1"
 QUERY = "SELECT 1 AS n"
@@ -400,6 +400,11 @@ def test_helpers_are_selected_by_their_names_and_not_otherwise(tmp_path: Path) -
     loaded = catalog(tmp_path, {"1_h.sql": HELPER, "2_w.sql": WORK, "3_a.sql": "SELECT 1 FROM h, w"})
     chosen = [([file.name for file in select(loaded, Mode.INCREMENTAL, list(words))]) for words in ("", "a", "h", "wh")]
     assert chosen == [["h", "w", "a"], ["a"], ["h"], ["h", "w"]]
+
+
+def test_a_name_is_taken_as_it_is_before_it_is_a_pattern() -> None:
+    assert matching({"a[1]", "a1", "b"}, ["a[1]"], "here") == {"a[1]"}
+    assert matching({"a1", "b"}, ["a[1]"], "here") == {"a1"}
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_tables_and_variables_of_an_earlier_execution_are_gone_before_the_next()
         "CREATE TEMPORARY TABLE IF NOT EXISTS `B``c` SELECT @y; CREATE TEMPORARY TABLE a (n INT);\n"
         "SET @x := @y + @@sql_select_limit"
     )
-    assert step(text).cleanup() == ["DROP TEMPORARY TABLE IF EXISTS `B``c`, `a`", "SET @x = NULL, @y = NULL"]
-    assert step("SELECT 1").cleanup() == []
+    assert step(text).cleanup([]) == ["DROP TEMPORARY TABLE IF EXISTS `B``c`, `a`", "SET @x = NULL, @y = NULL"]
+    assert step("SELECT 1").cleanup([]) == []
 
 
 def test_an_error_is_placed_by_the_servers_line_within_the_statement() -> None:

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.db_manager import DatabaseManager
+from src.display.charts import Series
 from src.errors import MetricFileError
 from src.metric_file.checks import check_catalog
 from src.metric_file.period import DAY, Period, parse_period
-from src.metric_file.usual import Usual, dates_before, numbers_of, parse_usual, unusual
+from src.metric_file.usual import Usual, dates_before, field_of, numbers_of, parse_usual, unusual
 from src.sql_loader import load_catalog
 from tests.conftest import Database, Project, metric_sql
 from tests.test_warnings import states, today, told
@@ -139,6 +140,7 @@ def test_what_is_unusual_equals_a_plain_computation(
     low, high = sorted((low, high + 501 * (low == high)))
     texts = ["null" if each is None else f"{each:f}" for each in (number, *before)]
     found = said(f"n {low}% to {high}%", *texts)
+    assert {field_of(text) for text in found} <= {"n"}
     assert bool(found) == is_unusual(number, before, Fraction(low), Fraction(high))
     if found:
         percent = int(found[0].split(", ")[1].split(" %")[0])
@@ -189,6 +191,23 @@ def test_at_once_and_date_by_date_warn_of_what_a_plain_computation_finds(project
         assert {day: [line.split(" is ")[0] for line in text.split("\n")] for day, text in warned.items()} == expected
         found.append(warned)
     assert found[0] == found[1] == found[2]
+
+
+ALL_FIELDS = {"a", "n", "a is n", "a n"}
+
+
+@pytest.mark.parametrize(("text", "fields"), [
+    ("n is 0.5, 5 % of the usual -10.0 (median of 8 weeks); allowed: 50 % to 200 %", {"n"}),
+    ("a is n is 3 in all, -100 % of the usual 3 (median of 5 Mondays); allowed: 50 % to 200 %", {"a is n"}),
+    ("a n is no number of the row, and -- Usual names it", {"a n"}),
+    ("a n is no number of the row, and -- Usual names it: found 1 (sql/m.sql:2: SELECT 1)", ALL_FIELDS),
+    ("below 50 % of the usual: n = 3 (sql/m.sql:2: SELECT n /* below 50 % of the usual */)", ALL_FIELDS),
+])  # fmt: skip
+def test_the_page_marks_the_field_of_an_unusual_number_and_all_fields_for_any_other_warning(
+    text: str, fields: set[str]
+) -> None:
+    series = Series({}, DAY, [MONDAY], (), (), {MONDAY: [text]})
+    assert {field for field in ALL_FIELDS if series.is_warned_of(field, MONDAY)} == fields
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def test_a_night_tells_a_warning_again_only_if_its_words_or_the_value_have_chang
     assert mail_of("2", "SELECT 1") == []
     assert len(mail_of("2", f"SELECT {long}")) == 1
     assert mail_of("2", f"SELECT {long}") == []  # the table holds less than what was told
+    assert mail_of("2", f"SELECT {long}", "SELECT 3") == ["found 3 (sql/m.sql:3: SELECT 3)"]
     assert odd.run(day).stderr.count("found xxx") == 1  # whoever names a date wants to see it
 
 

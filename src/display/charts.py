@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,12 +12,12 @@ from typing import Any
 from src.dates import ONE_DAY
 from src.display.values import IDENTITY, Item, brief, ends_of, exact, items_of, names_of, number_of
 from src.metric_file.period import DAY, Period
+from src.metric_file.usual import field_of
 
 HEIGHT = 100  # units of a chart, from the top down: whole ones are finer than a pixel and keep the paths short
 FLOOR = 105  # where a chart ends below its lowest value
 MOST_LINES = 8  # of a dimension
 ONE_WEEK = 7 * ONE_DAY
-_OF_ONE_FIELD = re.compile(r" % of the usual |, and -- Usual names it$")  # what src/metric_file/usual.py writes
 View = dict[str, Any]  # what the template shows of a metric, of a field, a chart or a table
 
 
@@ -66,9 +65,8 @@ class Series:
         return f"{day:%a} {day.day} {day:%b}" if self.period == DAY else self.period.label(day)
 
     def is_warned_of(self, field: str, day: date) -> bool:
-        """Whether a warning of the date is about a field: one of `-- Usual:` is about the field that it begins with."""
-        texts = self.warnings.get(day, ())
-        return any(text.startswith(f"{field} is ") or not _OF_ONE_FIELD.search(text) for text in texts)
+        """Whether a warning of the date is about a field: that of `-- Usual:` is about one, any other about all."""
+        return any(field_of(text) in (field, "") for text in self.warnings.get(day, ()))
 
     def texts(self, field: str, values: Mapping[date, Any]) -> dict[date, str]:
         """Return each value of a field with every digit and with its marks, and the missing dates."""

@@ -109,7 +109,8 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802, the name is logging's
         # logging's own would format each line twice, and ask twice whether the file is one.
-        return self.stream is not None and self.stream.tell() >= self.maxBytes
+        stream = self.stream  # a pipe, as behind a link to /dev/stdout, has no size
+        return stream is not None and stream.seekable() and stream.tell() >= self.maxBytes
 
     def _open(self) -> Any:
         mode = 0o640  # the log names tables and shows numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
 from src.dates import date_range, ranges, span
@@ -65,32 +65,33 @@ def repair_lines(
         period = names.get(some[0], DAY)
         labels = [period.label(day) for day in dict.fromkeys((dates[0], dates[-1]))]
         days = dates if period == DAY else date_range(dates[0], dates[-1])  # one range, which ends with the last one
-        cure = _allowed(dates[0], history_start) or f"Run: {command_line(days, *options)}"
+        cure = f"{_too_early(dates[0], history_start) or 'Run'}: {command_line(days, *options)}"
         lines.append(f"{what}: {' to '.join(labels)} of {listed(some)}. {cure}")
     if len(found) > len(lines):
         lines.append(f"{what}: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")
     return lines
 
 
-def _allowed(first: date, history_start: date | None) -> str:
-    """Return what to set before a command from this date on is not refused; "" if it is not."""
+def _too_early(first: date, history_start: date | None) -> str:
+    """Return why commands from this date on are refused, and what to set first; "" if they are not."""
     if history_start is None or first >= history_start:
         return ""
-    return (f"Runs before METRICS_HISTORY_START={history_start} are refused: set it to {first} or earlier, and "
-            "list_metrics.py --status has the command")  # fmt: skip
+    return f"Runs before METRICS_HISTORY_START={history_start} are refused: set it to {first} or earlier, then run"
 
 
-def vanished_lines(vanished: Mapping[str, date]) -> list[str]:
+def vanished_lines(vanished: Mapping[str, date], dependents: Mapping[str, Collection[str]]) -> list[str]:
     """Return a line for each name that no file of the night computes any more, with its newest date."""
-    return [
-        f"{name} has rows to {newest} and no file of the night computes it: put its file back, disable it as "
-        f"_{name}.sql, or delete its rows" for name, newest in sorted(vanished.items())
-    ]  # fmt: skip
+    lines = []
+    for name, newest in sorted(vanished.items()):
+        if others := sorted(dependents.get(name, ())):
+            cure = f"what reads it ({listed(others)}) lacks its new rows: put its file back, or disable that as well"
+        else:
+            cure = f"put its file back, disable it as _{name}.sql, or delete its rows"
+        lines.append(f"{name} has rows to {newest} and no file of the night computes it: {cure}")
+    return lines
 
 
-def older_sql_lines(
-    cells: Sequence[Cell], history_start: date | None, most: int | None = SHOWN_REPAIRS
-) -> list[str]:  # fmt: skip
+def older_sql_lines(cells: Sequence[Cell], history_start: date | None, most: int | None = SHOWN_REPAIRS) -> list[str]:
     """Return a line per range of dates that older SQL has computed, with the command that computes them again."""
     grouped: dict[tuple[date, date], list[str]] = {}
     for name, days in by_name(cells).items():
@@ -99,7 +100,7 @@ def older_sql_lines(
     lines = []
     for dates, names in found[:most]:
         command = shlex.join(["python", "run_metrics.py", "--initial", *map(str, dates), *metric_options(names)])
-        cure = _allowed(dates[0], history_start) or f"To compute them again: {command}"
+        cure = f"{_too_early(dates[0], history_start) or 'To compute them again'}: {command}"
         lines.append(f"of older SQL: {span(dates)} of {listed(names)}. {cure}")
     if len(found) > len(lines):
         lines.append(f"of older SQL: {len(found) - len(lines)} more ranges; list_metrics.py --status shows all")

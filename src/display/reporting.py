@@ -108,8 +108,8 @@ class Reporter:
             self.say(f"{change.metric_date}  {change.metric}  at once -> date by date: {change.detail}", True)
         if verdict.moved:
             moved, names = count(len(verdict.moved), "row"), ", ".join(sorted({name for name, _ in verdict.moved}))
-            self.say(f"{moved} could not be compared, as computing them twice gives two values ({names}): if the "
-                     "source changed meanwhile, run the command again.", True)  # fmt: skip
+            self.say(f"{moved} could not be compared: computing them twice gave two values ({names}). Run the command "
+                     "again; if that repeats, the SQL gives another value each time.", True)  # fmt: skip
         same = verdict.compared - len(verdict.different) - len(verdict.moved)
         self.say(f"Both ways compared, nothing kept: {same:,} equal, {len(verdict.different):,} different.")
 
@@ -123,11 +123,12 @@ class RunSummary:
         self.dates: Sequence[date] = ()  # that the run is for: once they are set, there is something to resume
         self._ended: list[date] = []  # committed or failed
         self.failed: list[date] = []
-        self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its date
+        self.failed_cells: list[tuple[str, date, str]] = []  # name, date and error of what was left out of its batch
+        self._without_some: set[date] = set()  # dates of these batches
         self.changes: list[Change] = []  # of rows that were final
         self.warned: dict[Remark, None] = {}
         self.accepted: dict[Remark, None] = {}
-        self.redefined: set[str] = set()  # names of which this run replaced or followed a cell of another definition
+        self.redefined: set[str] = set()  # names whose SQL has changed since their last cell
         self.first_error: str = ""
         self.partly_stored = False
         self.missing: list[Cell] = []
@@ -143,6 +144,7 @@ class RunSummary:
         self._ended += result.batch.dates
         for error in result.left_out:
             self.failed_cells += [(error.name, day, str(error)) for day in error.dates[-1:]]
+            self._without_some.update(result.batch.dates)
             self.fail(error)
         if result.error is not None:
             self.failed += result.batch.dates
@@ -176,8 +178,8 @@ class RunSummary:
     @property
     def resume(self) -> str:
         """The command that runs what failed or was not tried; empty if there is nothing left."""
-        left = {*self.dates, *self.failed, *(day for _, day, _ in self.failed_cells)}
-        left -= set(self.committed) - {day for _, day, _ in self.failed_cells}
+        left = {*self.dates, *self.failed, *self._without_some}
+        left -= set(self.committed) - self._without_some
         if not left:
             return ""
         # The next night finds by itself what is due.
@@ -187,8 +189,7 @@ class RunSummary:
         """Return what was committed or failed, and the command that runs the rest."""
         if self.failed_cells and not self.failed:
             names = sorted({name for name, _, _ in self.failed_cells})
-            days = sorted({day for _, day, _ in self.failed_cells})
-            return f"Failed: {listed(names)} on {spans(days)}. Run them again with: {self.resume}"
+            return f"Failed: {listed(names)} on {spans(sorted(self._without_some))}. Run them again with: {self.resume}"
         if self.failed and (self._arguments.keep_going or self._arguments.is_night):
             return f"Failed: {spans(sorted(set(self.failed)))}. Run them again with: {self.resume}"
         said = [f"Committed {spans(self.committed)}."] if self.committed else []

@@ -112,11 +112,10 @@ def states(
     """Return the state of each name in run order, then of those without a file; `errors` are by path of a file."""
     files = {file.name: file for file in catalog.in_mode(Mode.INCREMENTAL) if file.name in catalog.nightly}
     found = overview.cells({name: catalog.definition(name) for name in files}, catalog.nightly)
-    disabled = {file.name for file in catalog.files if file.disabled}
     states = []
     for name in [*files, *(name for name in found if name not in files)]:
         cells = found.get(name) or CellsOf(name, name in catalog.helper_names, catalog.period(name))
-        is_vanished = name not in files and name not in disabled and _is_recent(cells.newest, today)
+        is_vanished = name not in files and name not in catalog.ended and _is_recent(cells.newest, today)
         paths = [file.path for each in (name, *catalog.work_tables_of(name)) for file in catalog.files_of(each)]
         file_errors = [error for path in paths for error in errors.get(path, ())]
         states.append(MetricState(name, files.get(name), cells, mended_since, is_vanished, file_errors))
@@ -124,8 +123,8 @@ def states(
 
 
 def vanished(store: MetricStore, catalog: Catalog, today: date) -> dict[str, date]:
-    """Return the newest date of each name with recent cells that no file of the night computes, unless disabled."""
-    known = catalog.nightly.keys() | {file.name for file in catalog.files if file.disabled}
+    """Return the newest date of each name with recent cells that no file of the night computes, unless it has ended."""
+    known = catalog.nightly.keys() | catalog.ended
     newest = {name: last for name, (_, last) in store.spans().items()}
     newest |= store.newest_helper_dates(store.computed() - known)
     return {name: day for name, day in newest.items() if name not in known and _is_recent(day, today)}

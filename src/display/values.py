@@ -13,7 +13,7 @@ from typing import Any
 from src.errors import UNREADABLE_JSON
 
 LONGEST = 200  # characters of a text that are shown
-MOST_DECIMALS = 20  # of the end of an axis, more than it needs
+MOST_DECIMALS = 20  # shown at most at the end of an axis
 # Holds every DECIMAL of MySQL. Nothing traps: what is out of range becomes Infinity or NaN, and is then not drawn.
 EXACT = Context(prec=80, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 IDENTITY = re.compile(r"(^|_)id$", re.IGNORECASE)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from src.errors import MetricFileError
 from src.metric_file.file import TESTS, Kind, MetricFile, Mode, Script, parse
 from src.metric_file.header import DATA_TYPES, HeaderLine, nearest_key
 from src.metric_file.parameters import DATE_PARAMETERS
-from src.metric_file.period import parse_final_after, parse_period, parse_running
+from src.metric_file.period import Period, parse_final_after, parse_period, parse_running
 from src.metric_file.text import (
     BEFORE_TABLE,
     METRICS_TABLE,
@@ -66,7 +67,8 @@ _OF_LAST = {
 _SEQUENCES = ("nextval", "lastval", "setval")
 _RANKING = ("SELECT", "FROM", "GROUP", "ORDER", "LIMIT")  # words of a query that ranks
 _MOVES_A_DATE = frozenset({"DATE_ADD", "DATE_SUB", "ADDDATE", "SUBDATE"})
-_EVEN_UNITS = {"MICROSECOND", "SECOND", "MINUTE", "HOUR"}  # which no change of the clocks makes longer
+# Units of less than a day, and how many make one: a bound that is moved by fewer means no other day.
+_PER_DAY = {"MICROSECOND": 86_400_000_000, "SECOND": 86_400, "MINUTE": 1_440, "HOUR": 24}
 _CONSTANTS = ("string", "number", "parameter")  # kinds of tokens
 _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
@@ -83,10 +85,12 @@ _AFTER_A_TERM = _AFTER_ITEMS | {"AND", "OR", "XOR", "&&", "||", ",", "THEN", "WH
                                 "LEFT", "RIGHT", "INNER", "CROSS", "WINDOW", "IS"}  # fmt: skip
 _BEFORE_AN_OPERAND = {"AND", "OR", "XOR", "NOT", "LIKE", "RLIKE", "REGEXP", "IN", "IS", "DIV", "MOD", "BETWEEN",
                       "BINARY", "COLLATE", "ESCAPE", "OVER", "INTERVAL"}  # fmt: skip
-# Operators of a condition, each with the one that says the same if its operands change places.
-_COMPARES = {"=": "=", "<=>": "<=>", "IN": "", "BETWEEN": "", "<": ">", "<=": ">=", ">": "<", ">=": "<=", "<>": "<>",
-             "!=": "!="}  # fmt: skip
-_TERM_ENDS = {"WHERE", "AND", "OR", "ON"}
+# Operators that choose rows on one side of a date, each with the one that says the same if its operands change places.
+_SIDES = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_UNEQUAL = {"<>", "!=", "NOT IN"}
+_COMPARES = {"=", "<=>", "IN", "BETWEEN", "<>", "!=", *_SIDES}
+_TERM_ENDS = {"WHERE", "AND", "OR", "XOR", "&&", "||", ",", ")"}
+_AFTER_GROUPS = {"HAVING", "WINDOW", "ORDER", "LIMIT", "ON", "AS", "UNION"}
 _NO_NAMES = {"END", "NULL", "TRUE", "FALSE", "UNKNOWN"}
 _ITEM_ENDS = ("", ",", ")", "FROM")  # what may follow an item of a SELECT or of VALUES
 
@@ -228,6 +232,8 @@ class _Rules:
         name = self.file.name
         if len(name) > LONGEST_NAME:
             yield 0, f"the name has {len(name)} characters, bi_metrics holds {LONGEST_NAME}; shorten it"
+        if name.startswith("-"):
+            yield 0, "the name begins with -, and the commands would take it for an option; rename the file"
         if name.endswith(" "):
             yield 0, "the name ends with a blank, and the server compares names without it; rename the file"
         if self.file.kind is Kind.INSERT and not self._literal(name):
@@ -237,15 +243,17 @@ class _Rules:
     def not_idempotent(self) -> _Found:
         """A date that is run again must replace its rows: INSERT fails or doubles them, INSERT IGNORE keeps the old."""
         emptied: list[Table] = []  # of the rows of the date
-        deleted: list[Table] = []  # of other rows, such as old ones
+        faults: list[tuple[Table, str]] = []  # of the DELETEs of other rows, such as old ones
         reads = self.file.reads
         is_set_based_on_metrics = self.file.is_set_based and (reads.metrics or reads.unclear)
         for statement in self.file.lasting_writes():
             words, at, target = statement.words, statement.verb_at, statement.target
             update = _phrase(words, "ON DUPLICATE KEY UPDATE")
             if statement.verb == "DELETE" and target:
-                is_of_date = statement.empties_its_table or _chooses_its_dates(statement)
-                (emptied if is_of_date else deleted).append(target)
+                if fault := _fault_of_delete(statement):
+                    faults.append((target, fault))
+                else:
+                    emptied.append(target)
             elif statement.verb != "INSERT" or target is None or any(map(target.is_same, emptied)):
                 continue
             elif statement.writes_metrics and "IGNORE" in words[at : at + 3]:
@@ -255,16 +263,36 @@ class _Rules:
                 yield statement.code[at], "a date that is run again would fail; add ON DUPLICATE KEY UPDATE"
             elif update is None:
                 cure = f"DELETE its rows from {_cut(target.name)} first, or add ON DUPLICATE KEY UPDATE"
-                if any(map(target.is_same, deleted)):
-                    cure = ("the DELETE chooses others; WHERE day = %(metric_date)s chooses those of the date, and no "
-                            "WHERE is for a table that holds one date at a time")  # fmt: skip
-                yield statement.code[at], f"a date that is run again would not replace its rows; {cure}"
+                cure = next((fault for table, fault in faults if target.is_same(table)), cure)
+                message = f"a date that is run again must replace its rows and no others; {cure}"
+                yield statement.code[at], message
             elif added := _added_to_itself(statement, update + 4):
                 message = f"{_cut(added.text)} is added to what is there, once more whenever a date is run again"
                 yield added, f"{message}; write {_cut(added.text)} = VALUES({_cut(added.text)})"
             elif statement.writes_metrics and is_set_based_on_metrics and "VALUES" not in words[update:]:
                 message = "MariaDB may store another date's value here; write value_list = VALUES(value_list)"
                 yield statement.code[update], message
+
+    def keeps_old_rows(self) -> _Found:
+        """REPLACE and an upsert leave the rows that the source gave for the date before and gives no more."""
+        emptied: list[Table] = []
+        for statement in self.file.lasting_writes() if self.file.is_helper else ():
+            target = statement.target
+            if statement.verb == "DELETE" and target and not _fault_of_delete(statement):
+                emptied.append(target)
+            elif target and not any(map(target.is_same, emptied)) and _number_of_groups(statement) > 1:
+                cure = f"DELETE FROM {_cut(target.name)} WHERE day = %(metric_date)s first"
+                yield statement.code[statement.verb_at], f"a group that the source gives no more keeps its row; {cure}"
+
+    def deletes_other_dates(self) -> _Found:
+        """An initial load runs a helper for all of its dates before what reads it, so their rows must stay."""
+        writes = [*self.file.lasting_writes()] if self.file.is_helper else []
+        filled = [each.target for each in writes if each.target and each.verb != "DELETE"]
+        for statement in writes:
+            target = statement.target if statement.verb == "DELETE" and _fault_of_delete(statement) else None
+            if target and any(map(target.is_same, filled)):
+                cure = "delete old rows outside of the metric files, and before an INSERT those of the date, or all"
+                yield statement.code[statement.verb_at], f"rows of other dates are gone before they are read; {cure}"
 
     def metric_became_helper(self) -> _Found:
         """A metric whose file writes no row of it any more would end without a word."""
@@ -325,7 +353,7 @@ class _Rules:
             for i, token in enumerate(statement.code[:-1]):
                 words = statement.words
                 is_moved = words[i + 1] in ("-", "+") or words[max(i - 2, 0)] in _MOVES_A_DATE
-                is_by_days = is_moved and not _EVEN_UNITS.intersection(words[i + 1 : i + 6])
+                is_by_days = is_moved and not _is_less_than_a_day(words[i + 1 : i + 6])
                 if token.text in ("%(day_start_utc)s", "%(day_end_utc)s") and is_by_days:
                     cure = "write -- Period: 7 days and %(period_start_utc)s"
                     yield token, f"{token.text} with an INTERVAL is an hour off when the clocks change; {cure}"
@@ -333,7 +361,9 @@ class _Rules:
     def reads_unclear(self) -> _Found:
         """A row is final as long as what it read has not changed, so the run must know what a file reads."""
         for token, why in self.catalog.unclear(self.file):
-            cure = "say metrics = 'name' for each table of metrics, or declare the names in the header: -- Reads: a, b"
+            cure = "declare the names in the header: -- Reads: a, b"
+            if (token, why) in self.file.reads.unclear:  # else the file's own text is clear
+                cure = f"say metrics = 'name' for each table of metrics, or {cure}"
             yield token, f"it is unclear which metrics this reads: {why}; {cure}"
 
     def reads_no_metric(self) -> _Found:
@@ -376,6 +406,18 @@ class _Rules:
             if days > self.file.final_after:
                 yield where, (f"reads {_cut(name)}, whose numbers mature for {count(days, 'day')}, and would be final "
                               f"before them; add the header line -- Final After: {count(days, 'day')}")  # fmt: skip
+
+    def reads_another_period(self) -> _Found:
+        """A row of a period is computed at its end, after the rows of the shorter periods that it covers."""
+        own, catalog = self.file.period, self.catalog
+        for name, where in {**self._metrics_named(), **catalog.helpers_read(self.file)}.items():
+            other = catalog.period(name)
+            if name in catalog.work_tables and other != own:
+                holds = f"reads the work table of {_cut(name)}, which holds the rows of one {other}"
+                yield where, f"{holds}, and this file is of a {own}; give both the same -- Period:", True
+            elif not _ends_with(own, other):
+                cure = "read what that is made of; if an earlier row is meant: -- Allow: reads-another-period"
+                yield where, f"reads {_cut(name)}, whose row of a {other} comes after this file's {own}; {cure}"
 
     def work_table(self) -> _Found:
         """A table that a helper empties holds the rows of one date, so what reads it runs right after the helper."""
@@ -677,6 +719,13 @@ def _is_harmless_clock(words: tuple[str, ...], i: int, in_list: bool) -> bool:
     return in_list and several and words[end] in _ITEM_ENDS
 
 
+def _is_less_than_a_day(words: Sequence[str]) -> bool:
+    """Tell whether an INTERVAL among these words has a unit of less than a day, and no number that makes one."""
+    unit = next((i for i, word in enumerate(words) if word in _PER_DAY), 0)
+    number = words[unit - 1].strip("'\"")
+    return unit > 0 and not (number.isdecimal() and float(number) >= _PER_DAY[words[unit]])
+
+
 def _set_targets(statement: Statement) -> dict[int, str]:
     """Return the @variables that a SET gives a value, in lower case, by their index in the code."""
     words = statement.words
@@ -783,6 +832,12 @@ def _fields(file: MetricFile) -> list[str]:
     return [name for name in names if name.lower() != "metric_date"]
 
 
+@lru_cache
+def _ends_with(period: Period, other: Period) -> bool:
+    """Tell whether one of the other periods ends whenever this one ends."""
+    return all(map(other.is_end, period.ends(date(2024, 1, 1), date(2026, 12, 31))))
+
+
 @lru_cache(maxsize=1000)
 def _nearest(name: str, known: frozenset[str]) -> str:
     """Return the known name that this one means: itself if it is known, "" if none is near."""
@@ -803,44 +858,91 @@ def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
     return next(found, None)
 
 
-def _chooses_its_dates(statement: Statement) -> bool:
-    """Tell whether a DELETE chooses the rows of the dates of the run: not all others, and not all up to a date."""
-    words, operators = statement.words, set[str]()
-    for i, token in enumerate(statement.code):
-        if token.kind == "variable" or (token.kind == "parameter" and token.text[2:-2].lower() in DATE_PARAMETERS):
-            before = next(j for j in range(i - 1, -1, -1) if words[j] in _COMPARES or words[j] in _TERM_ENDS or j == 0)
-            after = next((word for word in words[i + 1 :] if word in _COMPARES or word in _TERM_ENDS), "")
-            if words[before] in _COMPARES and words[before - 1] != "NOT":
-                operators.add(words[before])
-            else:
-                operators.add(_COMPARES.get(after, ""))
-    is_range = operators & {">", ">="} and operators & {"<", "<="}
-    return "LIMIT" not in words and bool(is_range or operators & {"=", "<=>", "IN", "BETWEEN"})
+def _number_of_groups(statement: Statement) -> int:
+    """Return how many items GROUP BY has, outside of parentheses."""
+    words, places = statement.words, [*outermost(statement.words)]
+    start = next((i + 2 for i in places if words[i : i + 2] == ("GROUP", "BY")), None)
+    if start is None:
+        return 0
+    end = next((i for i in places if i > start and words[i] in _AFTER_GROUPS), len(words))
+    return len(items(statement.code[start:end]))
+
+
+def _fault_of_delete(statement: Statement) -> str:
+    """Return why a DELETE is known to choose other rows than those of the run's dates; "" if it may choose them."""
+    code, words, outer = statement.code, statement.words, [statement.words[i] for i in outermost(statement.words)]
+    if "LIMIT" not in outer:
+        if statement.empties_its_table or "," in outer or {"SELECT", "TABLE", "JOIN", "STRAIGHT_JOIN"} & set(words):
+            return ""  # of all rows, or of those that another table names
+        dates = [i for i, token in enumerate(code) if token.kind == "variable" or _is_date_parameter(token)]
+        operators = {_operator_beside(words, i) for i in dates} - _UNEQUAL
+        if operators and operators <= {">", ">="}:
+            return "the DELETE also takes the rows of later dates: write WHERE day = %(metric_date)s"
+        if not operators <= {"<", "<="}:
+            return ""
+    return ("the DELETE does not choose the rows of the date: write WHERE day = %(metric_date)s, or no WHERE if the "
+            "table holds one date at a time")  # fmt: skip
+
+
+def _is_date_parameter(token: Token) -> bool:
+    return token.kind == "parameter" and token.text[2:-2].lower() in DATE_PARAMETERS
+
+
+def _operator_beside(words: tuple[str, ...], i: int) -> str:
+    """Return what compares with the word at an index, as if it stood on the right; else any other word."""
+    stops = _COMPARES | _TERM_ENDS
+    before = next((j for j in range(i - 1, -1, -1) if words[j] in stops), 0)
+    if words[before] in _COMPARES:
+        return f"NOT {words[before]}" if words[before - 1] == "NOT" else words[before]
+    after = next((word for word in words[i + 1 :] if word in stops), "")
+    return _SIDES.get(after, after)
 
 
 def _added_to_itself(statement: Statement, start: int) -> Token | None:
     """Return the first column of the list behind UPDATE that is computed from itself, as in n = n + VALUES(n).
 
-    One that is only compared or chosen, as in n = LEAST(n, VALUES(n)), comes out the same again.
+    One that is only compared or chosen, as in n = LEAST(n, VALUES(n)), comes out the same again; one that is chosen and
+    then added to, as in n = IFNULL(n, 0) + VALUES(n), does not.
     """
-    code, words, around = statement.code, statement.words, list[str]()
+    code, words = statement.code, statement.words
+    opened: list[int] = []  # the parentheses around the place
     column: Token | None = None
     for i in range(start, len(code)):
         if words[i] == "(":
-            around.append(words[i + 1] if words[i + 1] == "SELECT" else words[i - 1])
-        elif words[i] == ")" and around:
-            around.pop()
-        elif words[i] == "," and not around:
+            opened.append(i)
+        elif words[i] == ")" and opened:
+            opened.pop()
+        elif words[i] == "," and not opened:
             column = None
-        elif words[i] == "=" and not around and column is None:
+        elif words[i] == "=" and not opened and column is None:
             column = code[i - 1]
-        elif column and code[i].name == column.name and words[i + 1] != "." and "SELECT" not in around:
+        elif column and code[i].name == column.name and words[i + 1] != ".":
+            if any(words[at + 1] == "SELECT" for at in opened):
+                continue  # the column of another table
             qualified = words[i - 1] == "."
             is_own = not qualified or (statement.target and code[i - 2].name == statement.target.name.lower())
-            beside = {words[i - 3 if qualified else i - 1], words[i + 1]}
-            if is_own and not (beside <= _CHOICES and (not around or around[-1] in _CHOOSING)):
+            if is_own and not _is_chosen(words, i - 2 if qualified else i, i, opened):
                 return column
     return None
+
+
+def _is_chosen(words: Sequence[str], first: int, last: int, opened: Sequence[int]) -> bool:
+    """Tell whether the words from `first` to `last`, and the calls around them, are compared or chosen as they are."""
+    for at in reversed(opened):
+        if not {words[first - 1], words[last + 1]} <= _CHOICES or words[at - 1] not in _CHOOSING:
+            return False
+        first, last = at - 1, _closing(words, at)
+    return {words[first - 1], words[last + 1]} <= _CHOICES
+
+
+def _closing(words: Sequence[str], opening: int) -> int:
+    """Return the index of the parenthesis that closes another one, or of the last word."""
+    depth = 0
+    for i in range(opening, len(words) - 1):
+        depth += (words[i] == "(") - (words[i] == ")")
+        if depth == 0:
+            return i
+    return len(words) - 2
 
 
 def _refused(read: Callable[[str], object], value: str) -> str:
@@ -873,6 +975,7 @@ _FOR_CHECKS = ("unterminated", "unknown-parameter", "quoted-parameter", "bad-che
 _ELSEWHERE = ("explain", "cannot-roll-back", "hides-a-table", "no-primary-key", "unknown-time-zone", "full-scan",
               "misplaced")  # fmt: skip
 _WARNINGS = {"helper-without-date", "utc-window", "reads-no-metric", "reads-the-clock", "unread-rows", "unnamed-column",
-             "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "header",
-             "full-scan", "misplaced"}  # fmt: skip
+             "between-midnight", "limit-over-ties", "changes-source", "reads-immature", "reads-another-period",
+             "keeps-old-rows", "deletes-other-dates",
+             "header", "full-scan", "misplaced"}  # fmt: skip
 RULES: dict[str, Severity] = {name: "warning" if name in _WARNINGS else "error" for name in (*_FOR_FILES, *_ELSEWHERE)}

@@ -349,3 +349,41 @@ def _table_of(statement: Statement, alias: str) -> str:
             if words[before] in ("FROM", "JOIN") and statement.code[at].name:
                 return f"{unquoted(statement.code[at])} AS {alias}"
     return alias
+
+
+def tables_without_a_date(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
+    """Return a warning for each table that a helper fills and that cannot hold the rows of several dates.
+
+    It has no column of a date, or a unique key without one: there the row of a date replaces that of another.
+    """
+    targets = [
+        (file, statement, statement.target.name)
+        for file in files if file.is_helper and "helper-without-date" not in file.script.header_list("allow")
+        for statement in file.lasting_writes()
+        if statement.verb != "DELETE" and statement.target and statement.target.schema in ("", database.name)
+        and not any(map(statement.target.is_same, file.emptied_tables))
+    ]  # fmt: skip
+    if not targets:
+        return []
+    dated = "MAX(c.data_type IN ('date', 'datetime', 'timestamp'))"
+    of_table = "table_schema = DATABASE() AND LOWER(c.table_name) IN %s"
+    names = tuple({name.lower() for *_, name in targets})
+    tables: dict[str, int] = dict(database.query(
+        f"SELECT LOWER(c.table_name), {dated} FROM information_schema.columns AS c "
+        f"WHERE c.{of_table} GROUP BY 1", (names,),
+    ))  # fmt: skip
+    keys = database.query(
+        f"SELECT LOWER(c.table_name), GROUP_CONCAT(c.column_name ORDER BY k.seq_in_index) "
+        "FROM information_schema.statistics AS k JOIN information_schema.columns AS c "
+        "ON c.table_schema = k.table_schema AND c.table_name = k.table_name AND c.column_name = k.column_name "
+        f"WHERE k.non_unique = 0 AND c.{of_table} GROUP BY 1, k.index_name "
+        f"HAVING {dated} = 0 AND MAX(c.extra LIKE '%%auto_increment%%') = 0 ORDER BY 1, 2", (names,),
+    )  # fmt: skip
+    undated = {**{name: "no column of a date" for name, has_date in tables.items() if not has_date},
+               **{name: f"a unique key without a date ({columns})" for name, columns in keys}}  # fmt: skip
+    cure = "put the date into its key, or empty the table first if it holds one date at a time"
+    return sorted({
+        Problem(file.path, statement.line, statement.column, "warning", "helper-without-date",
+                f"the table {name} has {undated[name.lower()]}, so other dates read what the last one left; {cure}")
+        for file, statement, name in targets if name.lower() in undated
+    })  # fmt: skip

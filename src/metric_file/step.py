@@ -37,10 +37,10 @@ class Step:
         values = self.parameters.literals(self.dates, self.file.period)
         return [tag + bind(statement, values) for statement in self.file.statements]
 
-    def cleanup(self, behind: Iterable[Behind] = ()) -> list[str]:
+    def cleanup(self, behind: Iterable[Behind]) -> list[str]:
         """Return the statements after which nothing stays of the file, and of what is behind the names that it uses."""
         tables = {Table("", each.temporary_table) for each in self.file.statements if each.temporary_table}
-        return cleanup(behind, tables, self.file.variables)
+        return statements_that_forget(behind, tables, self.file.variables)
 
     def check(self, check: HeaderLine, day: date) -> str:
         """Return a `-- Check:` query bound for one date."""
@@ -52,7 +52,9 @@ class Step:
         return f"{self.file.path}:{line_of(statement, message)}: statement {statement.number} of {count}"
 
 
-def cleanup(behind: Iterable[Behind], tables: Collection[Table] = (), variables: Collection[str] = ()) -> list[str]:
+def statements_that_forget(
+    behind: Iterable[Behind], tables: Collection[Table] = (), variables: Collection[str] = ()
+) -> list[str]:
     """Return the statements that drop temporary tables and reset @variables: those named, and those of `behind`."""
     behind = [*behind]
     sent = []

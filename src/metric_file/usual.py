@@ -17,6 +17,10 @@ NUMBER_BEFORE, FEWEST = 8, 5  # values that one is compared with, and how few sa
 LARGEST = 65  # digits of a DECIMAL; other numbers are left out
 _EXACT = Context(prec=200)  # holds the sum of 100,000 DECIMALs and its product with a percentage
 _LINE = re.compile(r"(?:(.+?)\s+)?(\d{1,9}(?:\.\d{1,9})?)\s*%\s+to\s+(\d{1,9}(?:\.\d{1,9})?)\s*%", re.ASCII | re.I)
+_OF_A_FIELD = re.compile(  # the texts of unusual(), of which the table may have cut the end
+    r"(.+) is (?:-?[0-9.]+(?: in all)?, -?[0-9]+ % of the usual -?[0-9.]+ \(median of |"
+    r"no number of the row, and -- Usual names it$)"
+)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)  # in quotes, which is how MariaDB stores a bare @variable
 Numbers = Mapping[str, Decimal | None]  # by field; None: null
 
@@ -97,6 +101,12 @@ def unusual(
             if said:
                 of = f"median of {len(earlier)} {_noun(period, end)}"
                 yield f"{field} is {number:f}{' in all' if in_all else ''}, {said} ({of}); allowed: {line}"
+
+
+def field_of(text: str) -> str:
+    """Return the field that a text of unusual() is about; "" for any other text."""
+    match = _OF_A_FIELD.match(text)
+    return match[1] if match else ""
 
 
 def _compared(line: Usual, number: Decimal, median: Decimal) -> str:

@@ -16,7 +16,7 @@ from src.db_manager import DatabaseManager
 from src.errors import DateError, StatementError
 from src.metric_file.file import Kind, MetricFile
 from src.metric_file.parameters import Parameters
-from src.metric_file.step import Step, cleanup
+from src.metric_file.step import Step, statements_that_forget
 from src.metric_file.text import Statement
 from src.running.finality import Written, cells_to_reopen
 from src.running.plan import Batch
@@ -70,7 +70,7 @@ class BatchResult:
     repeated: frozenset[Remark] = frozenset()  # warnings that were stored before, of values that have not changed
     accepted: tuple[Remark, ...] = ()  # what checks found that may fail
     unsure: tuple[Remark, ...] = ()  # what checks found over earlier rows that are due; they are asked again
-    redefined: frozenset[str] = frozenset()  # names of which this replaces or follows a cell of another definition
+    redefined: frozenset[str] = frozenset()  # names whose SQL has changed since their last cell
     milliseconds: int = 0
     left_out: tuple[DateError, ...] = ()  # why names, and what depends on them, were left out
     not_run: frozenset[str] = frozenset()  # names that failed or were left out
@@ -126,12 +126,14 @@ class Computation:
         found = self._row_checks.ask(steps, batch, before)
         computed = self._computed(results, found)
         warnings = tuple(remarks(found.warnings))
-        repeated = frozenset(each for each in warnings if self._is_repeated(each, found, before))
+        repeated = frozenset(each for each in warnings if self._is_repeated(each, before))
         redefined = self._redefined(batch, before, computed)
         self._store.write_states(computed, self._run_id)
         newest = max(before.newest, batch.dates[-1])
         ranges = [each for each in self._to_reopen(batch, before, results, changes) if each[1] <= newest]
         reopened_count = self._store.reopen(ranges)
+        if self._has_an_earlier_helper(batch, computed, before):
+            self._store.add_missing(self._catalog.nightly, self._today)
         self._settle()
         open_from = min((c.day for c in computed if not self._store.has_ended(c.day, before.moment)), default=None)
         return BatchResult(
@@ -143,6 +145,10 @@ class Computation:
     def expect(self, batches: Sequence[Batch]) -> None:
         """Let readers compute files of these batches, which run in this order, while earlier ones run."""
         self._steps.expect(batches)
+
+    def forget(self) -> None:
+        """Forget what a transaction has found that was rolled back."""
+        self._compared.clear()
 
     def reconcile(self) -> None:
         """Bring the states in line with the rows, whatever was done by hand since the last run."""
@@ -261,7 +267,7 @@ class Computation:
     def _firing_triggers(self) -> AbstractContextManager[None]:
         """Let triggers on bi_metrics leave nothing for the files."""
         behind = self._catalog.behind_metrics
-        return self._db.leaving_nothing(cleanup(behind), any(each.is_code for each in behind))
+        return self._db.leaving_nothing(statements_that_forget(behind), any(each.is_code for each in behind))
 
     def _fill_empty(self, step: Step, rows_of_metrics: int, before: Before) -> None:
         """Store the value of `-- Empty:` for each date on which an INSERT metric has no row."""
@@ -348,14 +354,14 @@ class Computation:
             for result in results if not (file := result.step.file).is_work_table for day in result.step.dates
         ]  # fmt: skip
 
-    def _is_repeated(self, warning: Remark, found: Found, before: Before) -> bool:
-        """Tell whether a cell had this warning already; the table may hold only the beginning of its warnings."""
+    def _is_repeated(self, warning: Remark, before: Before) -> bool:
+        """Tell whether a cell had this warning already; the table may have cut its last one."""
         cell = warning.metric, warning.metric_date
         known, change = before.state(*cell).warning, self._changes.get(cell)
         if change and change.kind != "unchanged":
             return False
-        is_cut = len(known) == LONGEST_TEXT and (lines(found.warnings, *cell) or "").startswith(known)
-        return is_cut or warning.text in known.splitlines()
+        texts = known.splitlines()
+        return warning.text in texts or (len(known) == LONGEST_TEXT and warning.text.startswith(texts[-1]))
 
     def _redefined(self, batch: Batch, before: Before, computed: Sequence[Computed]) -> frozenset[str]:
         """Return the names of which another definition had computed a cell of the batch, or else the cell before it."""
@@ -368,6 +374,10 @@ class Computation:
             known[name].add(definition)
         self._compared |= known.keys()
         return frozenset(cell.name for cell in computed if known[cell.name] - {cell.definition})
+
+    def _has_an_earlier_helper(self, batch: Batch, computed: Sequence[Computed], before: Before) -> bool:
+        """Tell whether a helper that due rows need has got a new first date: dates after that may be missing."""
+        return any(cell.name in batch.if_needed and (cell.name, cell.day) not in before.states for cell in computed)
 
     def _to_reopen(
         self, batch: Batch, before: Before, results: Sequence[StepResult], changes: Sequence[Change]

@@ -308,7 +308,7 @@ def _is_plain(file: MetricFile, catalog: Catalog, written: frozenset[str]) -> bo
     if file.declared_reads or catalog.reads_everything(file) or catalog.reads_of(file):
         return False
     statement, reads = file.statements[0], file.reads
-    views = {name.rpartition(".")[2].removesuffix("()") for name in catalog.views}  # and stored functions
+    views = {name.rpartition(".")[2].removesuffix("()") for name in catalog.views}  # and routines
     return (
         (written | views).isdisjoint(table.name for table in reads.tables)
         and (SESSION_FUNCTIONS | views).isdisjoint(function.name for function in reads.functions)

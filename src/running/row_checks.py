@@ -12,7 +12,7 @@ from src.db_manager import DatabaseManager, Row
 from src.errors import DateError, StatementError
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.header import HeaderLine
-from src.metric_file.step import Step, cleanup
+from src.metric_file.step import Step, statements_that_forget
 from src.metric_file.usual import dates_before, numbers_of, unusual
 from src.running.plan import Batch
 from src.running.server_warnings import QueryError, refuse_warnings
@@ -69,7 +69,7 @@ class RowChecks:
             ]  # fmt: skip
         for query in of_code:  # by itself: it may leave something for the next one
             file = query[0].file
-            with self._db.leaving_nothing(cleanup(self._catalog.behind_checks(file)), runs_code=True):
+            with self._db.leaving_nothing(statements_that_forget(self._catalog.behind_checks(file)), runs_code=True):
                 self._ask_check(batch, before, found, *query)
         for start in range(0, len(queries), CHECKS_PER_QUERY):
             part = queries[start : start + CHECKS_PER_QUERY]

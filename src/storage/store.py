@@ -165,22 +165,24 @@ class MetricStore:
                     f"run: ALTER TABLE {table} ENGINE = InnoDB"
                 )
         wrong = self._db.query(
-            "SELECT NULL FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
+            "SELECT NULL, NULL FROM (SELECT 1 FROM bi_metrics LIMIT 1) AS some "
             "WHERE NOT EXISTS (SELECT 1 FROM bi_metric_state) "
             "AND NOT EXISTS (SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() "
             "AND table_name = 'bi_metrics' AND index_name = 'idx_metric_date') "
-            "UNION ALL SELECT NULL FROM (SELECT 1 AS one) AS always "
+            "UNION ALL SELECT NULL, NULL FROM (SELECT 1 AS one) AS always "
             "WHERE NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() "
             "AND table_name = 'bi_metric_state' AND column_name = %s) "
-            "UNION ALL (SELECT metrics FROM bi_metrics GROUP BY metrics HAVING MIN(metric_date) < %s LIMIT 1)",
+            "UNION ALL (SELECT metrics, CAST(MIN(metric_date) AS CHAR) FROM bi_metrics GROUP BY metrics "
+            "HAVING MIN(metric_date) < %s LIMIT 1)",
             (NEWEST_COLUMN, OLDEST_DATE),
         )  # fmt: skip
-        if (None,) in wrong:  # a run would store some states, and the upgrade would take them for all
+        if (None, None) in wrong:  # a run would store some states, and the upgrade would take them for all
             raise MetricsError(f"the upgrade of the tables of an older version is not complete; {REPAIR}")
         if wrong:
             raise MetricsError(
-                f"bi_metrics has a row of {wrong[0][0]} whose metric_date is 0000-00-00, which is no date; correct it, "
-                f"or run: DELETE FROM bi_metrics WHERE metric_date < '{OLDEST_DATE}'"
+                f"bi_metrics has a row of {wrong[0][0]} whose metric_date is {wrong[0][1]}, before {OLDEST_DATE}, the "
+                "first date that MySQL holds; correct it, or run: "
+                f"DELETE FROM bi_metrics WHERE metric_date < '{OLDEST_DATE}'"
             )
         unique = self._db.query(
             "SELECT GROUP_CONCAT(LOWER(column_name) ORDER BY seq_in_index), MAX(sub_part) "
