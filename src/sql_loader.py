@@ -35,7 +35,7 @@ class Catalog:
     parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
-    views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
+    behind_sql: Mapping[str, str] = field(default_factory=dict)  # what code_behind() has found
     foreign_keys: Collection[ForeignKey] = ()  # those of the tables that files write
 
     # --- files and names ----------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Catalog:
         """Return the places that hide which metrics a file reads; none if its `-- Reads:` line says it."""
         if file.declared_reads:
             return []
-        hidden = [Unclear(token, self._behind[name].hides) for name, token in self._views_of(file)]
+        hidden = [Unclear(token, self._behind[name].hides) for name, token in self._code_of(file)]
         noted = [table for each in self.behind_metrics for table in each.written]
         through = [Unclear(token, f"a trigger on {METRICS_TABLE} writes it")
                    for table, token in self.tables_read(file) if any(map(table.is_same, noted))]  # fmt: skip
@@ -186,7 +186,7 @@ class Catalog:
         """Return the names whose files write a table that a file reads, and where it first names such a table."""
         found: dict[str, Token] = {}
         # A function that writes a table and reads it makes its file no reader of itself.
-        kept_inside = {(table, token) for name, token in self._views_of(file) for table in self._behind[name].written}
+        kept_inside = {(table, token) for name, token in self._code_of(file) for table in self._behind[name].written}
         for table, token in self.tables_read(file):
             for name in self.writers_of(table):
                 if name != file.name or (table, token) not in kept_inside:
@@ -200,13 +200,14 @@ class Catalog:
     def tables_read(self, file: MetricFile) -> list[tuple[Table, Token]]:
         """Return the tables that a file reads, also through views, and where; own temporary tables are left out."""
         own = [each for each in file.reads.tables.items() if each[0].name not in file.temporary_tables]
-        return own + [(table, token) for name, token in self._views_of(file) for table in self._behind[name].tables]
+        return own + [(table, token) for name, token in self._code_of(file) for table in self._behind[name].tables]
 
     def writers_of(self, table: Table) -> list[str]:
         """Return the names whose files write a lasting table."""
         return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
 
-    def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+    def _code_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+        """Return the names in `behind_sql` of what a file names or fires, and where."""
         if not self._behind:
             return []
         triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
@@ -225,7 +226,7 @@ class Catalog:
 
     def every_table_written(self, file: MetricFile) -> set[Table]:
         """Return the lasting tables, but bi_metrics, that a file writes: also by functions, triggers, foreign keys."""
-        found = {table for name, _ in self._views_of(file) for table in self._behind[name].written}
+        found = {table for name, _ in self._code_of(file) for table in self._behind[name].written}
         changed = self._changed_by_keys(found)
         for table, statement in self.written_by(file):
             found.add(table)
@@ -252,7 +253,7 @@ class Catalog:
     def behind(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
         on_metrics = self.behind_metrics if file.kind is Kind.INSERT else []
-        return [*(self._behind[name] for name, _ in self._views_of(file)), *on_metrics]
+        return [*(self._behind[name] for name, _ in self._code_of(file)), *on_metrics]
 
     @cached_property
     def behind_metrics(self) -> list[Behind]:
@@ -261,8 +262,8 @@ class Catalog:
         return [found] if found else []
 
     def definitions_used(self, file: MetricFile) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Yield the name in `views` of each definition that a file or a check of it uses, and line and column where."""
-        used = [(self._behind[name], place(file.script.text, token.offset)) for name, token in self._views_of(file)]
+        """Yield the name in `behind_sql` of each definition that a file or its checks use, and line and column."""
+        used = [(self._behind[name], place(file.script.text, token.offset)) for name, token in self._code_of(file)]
         for statement in () if file.is_helper else file.statements[-1:]:
             used += [(each, (statement.line, statement.column)) for each in self.behind_metrics]
         for check in file.script.checks if self._behind else ():
@@ -296,7 +297,7 @@ class Catalog:
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
-        return reads_behind(self.views)
+        return reads_behind(self.behind_sql)
 
     @cached_property
     def _writers(self) -> dict[str, list[tuple[str, Table]]]:

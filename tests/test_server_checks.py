@@ -16,10 +16,10 @@ from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     _full_scans,
     ask_server,
+    code_behind,
     keyless_temporary_tables,
     named_zones,
     tables_without_a_date,
-    views_and_functions,
     wrong_engines,
 )
 from src.metric_file.step import Step, line_of
@@ -203,7 +203,7 @@ def definitions(project: Project) -> dict[str, str]:
     database = DatabaseManager(load_settings(project.folder, project.environment()))
     database.connect()
     try:
-        return views_and_functions(database, catalog)
+        return code_behind(database, catalog)
     finally:
         database.close()
 
@@ -320,7 +320,7 @@ def zones_of(project: Project, **env: str) -> list[str]:
     """Return what named_zones() finds, with a parameter %(own_zone)s and what is behind the views."""
     catalog = load_catalog(project.folder / "sql")
     with connected(project, **env) as database:
-        catalog = replace(catalog, views=views_and_functions(database, catalog))
+        catalog = replace(catalog, behind_sql=code_behind(database, catalog))
         files = [file for file in catalog.files if not file.disabled]
         return [str(each) for each in named_zones(database, files, {"own_zone": "Mars/Own"}, catalog)]
 

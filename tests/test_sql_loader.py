@@ -254,7 +254,7 @@ def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_hel
              "said.sql": "-- Reads: a\nSELECT 1 FROM v1"}  # fmt: skip
     views = {"v1": "select 1 from `game`.`v2`", "game.v2": "select 1 from `game`.`bi_metrics`", "f()": "", "f1()": "",
              "game.over_h": "select 1 from `game`.`h`"}  # fmt: skip
-    loaded = replace(catalog(tmp_path, texts), views=views)
+    loaded = replace(catalog(tmp_path, texts), behind_sql=views)
     everything = frozenset({"a", "f", "o", "own", "said", "v"})
     assert loaded.reads == {
         "a": frozenset(), "h": frozenset(), "v": everything, "f": everything, "o": {"h"}, "own": frozenset(),

@@ -114,11 +114,11 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
 
 def with_what_is_behind(database: DatabaseManager, catalog: Catalog) -> Catalog:
     """Return the catalog with what the server knows of the names in its files."""
-    catalog = replace(catalog, views=views_and_functions(database, catalog))
+    catalog = replace(catalog, behind_sql=code_behind(database, catalog))
     return replace(catalog, foreign_keys=foreign_keys(database, catalog))
 
 
-def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
+def code_behind(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
     """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
     Keys are names in lower case, with a schema if one is named, as str(), function_of() and the like give them; "" is a
@@ -213,7 +213,7 @@ def named_zones(
     places: dict[tuple[str, str, str], tuple[int, int]] = {}
     behind = {
         name: {zone for zone, _ in _zones(Statement(tuple(read(definition)), 1, 1, 1), {})}
-        for name, definition in catalog.views.items()
+        for name, definition in catalog.behind_sql.items()
     }
     for file in files:
         known = {f"%({name})s": literal(value) for name, value in parameters.items()}
