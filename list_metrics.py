@@ -30,16 +30,7 @@ from src.metric_file.checks import Problem, check_catalog, placement_problems
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.given import load_tests
 from src.metric_file.parameters import Parameters
-from src.metric_file.server_checks import (
-    ask_server,
-    foreign_keys,
-    hidden_tables,
-    keyless_temporary_tables,
-    named_zones,
-    tables_without_a_date,
-    views_and_functions,
-    wrong_engines,
-)
+from src.metric_file.server_checks import ask_server, problems_of, tables_without_a_date, with_what_is_behind
 from src.metric_file.step import Step
 from src.metric_tests import Tester, select_tests
 from src.running.plan import batch_of
@@ -149,10 +140,8 @@ class Listing:
                 sound = [file for file in files if file.path not in broken]
                 steps = [Step(file, (self.today - ONE_DAY,), self.parameters) for file in sound]
                 found, left_out = ask_server(database, steps)
-                found += wrong_engines(database, sound, self.catalog)
-                found += named_zones(database, sound, self.settings.parameters, self.catalog.views)
-                for ask in (hidden_tables, keyless_temporary_tables, tables_without_a_date):
-                    found += ask(database, sound)
+                found += problems_of(database, sound, self.catalog, self.settings.parameters)
+                found += tables_without_a_date(database, sound)
                 problems = sorted([*problems, *found])
         if self.arguments.json:
             write_text(as_json([asdict(problem) for problem in problems]))
@@ -320,9 +309,8 @@ class Listing:
         return OK
 
     def _ask_what_is_stored(self, database: DatabaseManager) -> None:
-        stored, views = self._store(database).names(), views_and_functions(database, self.catalog)
-        self.catalog = replace(self.catalog, stored=stored, views=views)
-        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(database, self.catalog))
+        known = replace(self.catalog, stored=self._store(database).names())
+        self.catalog = with_what_is_behind(database, known)
 
     def _store(self, database: DatabaseManager) -> MetricStore:
         return MetricStore(database, self.zone, self.settings.metrics_mend_days)

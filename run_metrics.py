@@ -32,15 +32,7 @@ from src.errors import DatabaseError, DateError, Interrupted, LockedError, Metri
 from src.metric_file.checks import Problem, check_catalog
 from src.metric_file.file import MetricFile, Mode
 from src.metric_file.parameters import Parameters
-from src.metric_file.server_checks import (
-    ask_server,
-    foreign_keys,
-    hidden_tables,
-    keyless_temporary_tables,
-    named_zones,
-    views_and_functions,
-    wrong_engines,
-)
+from src.metric_file.server_checks import ask_server, problems_of, with_what_is_behind
 from src.metric_file.step import Step
 from src.metric_runner import MetricRunner, RunBatch
 from src.running.compute import BatchResult
@@ -181,21 +173,15 @@ class Run:
         if abs(ahead) > CLOCK_SECONDS:
             way = "ahead of" if ahead > 0 else "behind"
             log.warning("this machine's clock is %.0f s %s the server's; correct one of them", abs(ahead), way)
-        self.catalog = replace(
-            self.catalog, stored=self.store.names(), computed=self.store.computed(),
-            views=views_and_functions(self.database, self.catalog),
-        )  # fmt: skip
-        self.catalog = replace(self.catalog, foreign_keys=foreign_keys(self.database, self.catalog))
+        known = replace(self.catalog, stored=self.store.names(), computed=self.store.computed())
+        self.catalog = with_what_is_behind(self.database, known)
         self._check_files()
         not_run = self.catalog.names - (self.catalog.stored or frozenset()) - set(self.names)
         for name in self.names:
             if absent := sorted(not_run & self.catalog.reads.get(name, frozenset())):
                 log.warning("%s reads %s, which has no row yet: run that first, or together", name, listed(absent))
         files = self._files_that_may_run()
-        _refuse(wrong_engines(self.database, files, self.catalog))
-        _refuse(named_zones(self.database, files, self.settings.parameters, self.catalog.views))
-        for ask in (hidden_tables, keyless_temporary_tables):
-            _refuse(ask(self.database, files))
+        _refuse(problems_of(self.database, files, self.catalog, self.settings.parameters))
         if len(dates) > 1 and not self.arguments.is_night:  # so that day 1 of 300 does not die at file 40
             steps = [Step(f, tuple(dates) if f.is_set_based else (dates[-1],), self.parameters) for f in files]
             # To plan a query, the server may call its functions.

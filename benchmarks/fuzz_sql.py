@@ -69,8 +69,8 @@ def one(text: str, mode: Mode | None) -> None:
     file = MetricFile("x", "sql/x.sql", mode, None, False, script)
     other = MetricFile("y", "sql/y.sql", None, 1, False, parse("SELECT 1"))
     catalog = Catalog((file, other))
-    views = {"v": text, "f": "", "a": "SELECT 1 FROM v, y"}
-    catalog = replace(catalog, stored=frozenset({"x", "z"}) if len(text) % 2 else None, views=views)
+    views = {"v": text, "f()": "", "a": "SELECT 1 FROM v, y"}
+    catalog = replace(catalog, stored=frozenset({"x", "z"}) if len(text) % 2 else None, behind_sql=views)
     for problem in check_catalog(catalog, catalog.files, ["cutoff_date"], "game"):
         assert "\n" not in str(problem)
         assert str(problem).isprintable()

@@ -9,14 +9,15 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, reads_behind, trigger_of
-from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, reads_of, trigger_of
+from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token, items, place
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -34,7 +35,7 @@ class Catalog:
     parameters: Mapping[str, str] = field(default_factory=dict)  # the values that definitions cover
     stored: frozenset[str] | None = None  # the metrics that have rows; None: nobody has asked the server
     computed: frozenset[str] = frozenset()  # the metrics and helpers that have cells
-    views: Mapping[str, str] = field(default_factory=dict)  # what views_and_functions() has found
+    behind_sql: Mapping[str, str] = field(default_factory=dict)  # what code_behind() has found
     foreign_keys: Collection[ForeignKey] = ()  # those of the tables that files write
 
     # --- files and names ----------------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ class Catalog:
         """Return the places that hide which metrics a file reads; none if its `-- Reads:` line says it."""
         if file.declared_reads:
             return []
-        hidden = [Unclear(token, self._behind[name].hides) for name, token in self._views_of(file)]
+        hidden = [Unclear(token, self._behind[name].hides) for name, token in self._code_of(file)]
         noted = [table for each in self.behind_metrics for table in each.written]
         through = [Unclear(token, f"a trigger on {METRICS_TABLE} writes it")
                    for table, token in self.tables_read(file) if any(map(table.is_same, noted))]  # fmt: skip
@@ -185,7 +186,7 @@ class Catalog:
         """Return the names whose files write a table that a file reads, and where it first names such a table."""
         found: dict[str, Token] = {}
         # A function that writes a table and reads it makes its file no reader of itself.
-        kept_inside = {(table, token) for name, token in self._views_of(file) for table in self._behind[name].written}
+        kept_inside = {(table, token) for name, token in self._code_of(file) for table in self._behind[name].written}
         for table, token in self.tables_read(file):
             for name in self.writers_of(table):
                 if name != file.name or (table, token) not in kept_inside:
@@ -199,19 +200,21 @@ class Catalog:
     def tables_read(self, file: MetricFile) -> list[tuple[Table, Token]]:
         """Return the tables that a file reads, also through views, and where; own temporary tables are left out."""
         own = [each for each in file.reads.tables.items() if each[0].name not in file.temporary_tables]
-        return own + [(table, token) for name, token in self._views_of(file) for table in self._behind[name].tables]
+        return own + [(table, token) for name, token in self._code_of(file) for table in self._behind[name].tables]
 
     def writers_of(self, table: Table) -> list[str]:
         """Return the names whose files write a lasting table."""
         return [name for name, written in self._writers.get(table.name.lower(), ()) if written.is_same(table)]
 
-    def _views_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+    def _code_of(self, file: MetricFile) -> list[tuple[str, Token]]:
+        """Return the names in `behind_sql` of what a file names or fires, and where."""
         if not self._behind:
             return []
         triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
-        named = [*file.reads.tables.items(), *file.reads.functions.items()]
-        known = [(str(table), token) for table, token in named if table.name not in file.temporary_tables]
-        return [(name, token) for name, token in [*known, *triggers] if name in self._behind]
+        tables = [(str(table), token) for table, token in file.reads.tables.items()
+                  if table.name not in file.temporary_tables]  # fmt: skip
+        functions = [(function_of(function), token) for function, token in file.reads.functions.items()]
+        return [(name, token) for name, token in [*tables, *functions, *triggers] if name in self._behind]
 
     def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Statement]]:
         """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
@@ -223,33 +226,54 @@ class Catalog:
 
     def every_table_written(self, file: MetricFile) -> set[Table]:
         """Return the lasting tables, but bi_metrics, that a file writes: also by functions, triggers, foreign keys."""
-        found = {table for name, _ in self._views_of(file) for table in self._behind[name].written}
+        found = {table for name, _ in self._code_of(file) for table in self._behind[name].written}
         changed = self._changed_by_keys(found)
         for table, statement in self.written_by(file):
             found.add(table)
-            if statement.verb != "INSERT":  # ON DUPLICATE KEY UPDATE moves no key of its row
+            if statement.verb != "INSERT":
                 changed |= self._changed_by_keys([table], statement.verb != "UPDATE", statement.verb != "DELETE")
+            elif columns := _columns_updated(statement):
+                is_itself = statement.target and statement.target.lower() == table  # a view may rename its columns
+                changed |= self._changed_by_keys([table], deletes=False, columns=columns if is_itself else None)
         while changed - found:
             found |= changed
             changed = self._changed_by_keys(changed)
         return found
 
-    def _changed_by_keys(self, tables: Iterable[Table], deletes: bool = True, updates: bool = True) -> set[Table]:
-        """Return the tables that foreign keys change when rows of some tables are deleted or updated."""
+    def _changed_by_keys(
+        self, tables: Iterable[Table], deletes: bool = True, updates: bool = True, columns: set[str] | None = None
+    ) -> set[Table]:
+        """Return the tables that foreign keys change when rows of some tables are deleted, or some columns updated."""
         return {
             key.child for table in tables for key in self.foreign_keys
-            if key.parent.is_same(table) and ((deletes and key.on_delete) or (updates and key.on_update))
+            if key.parent.is_same(table) and (columns is None or key.column in {"", *columns})
+            and ((deletes and key.on_delete) or (updates and key.on_update))
         }  # fmt: skip
 
     def behind(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that a file uses, and the triggers that it fires."""
         on_metrics = self.behind_metrics if file.kind is Kind.INSERT else []
-        return [*(self._behind[name] for name, _ in self._views_of(file)), *on_metrics]
+        return [*(self._behind[name] for name, _ in self._code_of(file)), *on_metrics]
 
     @cached_property
     def behind_metrics(self) -> list[Behind]:
         """What is behind the triggers on bi_metrics; none if there are none."""
-        return [each for name, each in self._behind.items() if name == trigger_of(Table("", METRICS_TABLE))]
+        found = self._behind.get(trigger_of(Table("", METRICS_TABLE)))
+        return [found] if found else []
+
+    def definitions_used(self, file: MetricFile) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield the name in `behind_sql` of each definition that a file or its checks use, and line and column."""
+        used = [(self._behind[name], place(file.script.text, token.offset)) for name, token in self._code_of(file)]
+        for statement in () if file.is_helper else file.statements[-1:]:
+            used += [(each, (statement.line, statement.column)) for each in self.behind_metrics]
+        for check in file.script.checks if self._behind else ():
+            reads = reads_of([check.statement])
+            names = [*((str(table), token) for table, token in reads.tables.items()),
+                     *((function_of(function), token) for function, token in reads.functions.items())]  # fmt: skip
+            used += [(self._behind[name], (check.line, check.column + token.offset))
+                     for name, token in names if name in self._behind]  # fmt: skip
+        for behind, at in used:
+            yield from ((name, at) for name in behind.reached)
 
     def runs_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function or a trigger is known to run with a file: it may change the session."""
@@ -259,12 +283,12 @@ class Catalog:
         """Tell whether stored functions that a file calls may write a table."""
         if not self._behind:
             return False
-        named = {str(name) for name in (*file.reads.tables, *file.reads.functions)}
+        named = {*map(str, file.reads.tables), *map(function_of, file.reads.functions)}
         return any(self._behind[name].written for name in named & self._behind.keys())
 
     def behind_checks(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that the checks of a file use."""
-        named = {str(name) for name in (*file.reads_of_checks.tables, *file.reads_of_checks.functions)}
+        named = {*map(str, file.reads_of_checks.tables), *map(function_of, file.reads_of_checks.functions)}
         return [self._behind[name] for name in sorted(named & self._behind.keys())]
 
     def checks_run_code(self, file: MetricFile) -> bool:
@@ -273,7 +297,7 @@ class Catalog:
 
     @cached_property
     def _behind(self) -> dict[str, Behind]:
-        return reads_behind(self.views)
+        return reads_behind(self.behind_sql)
 
     @cached_property
     def _writers(self) -> dict[str, list[tuple[str, Table]]]:
@@ -434,6 +458,17 @@ def split_name(file_name: str) -> tuple[int | None, str]:
     stem = file_name[: -len(".sql")]
     match = _PREFIX.match(stem)
     return (int(match[1]), stem[match.end() :]) if match else (None, stem)
+
+
+def _columns_updated(statement: Statement) -> set[str]:
+    """Return the columns, in lower case, that ON DUPLICATE KEY UPDATE sets; none if it is not there."""
+    words = statement.words
+    start = next((i + 3 for i in range(len(words)) if words[i : i + 3] == ("DUPLICATE", "KEY", "UPDATE")), len(words))
+    found = set()
+    for item in items(statement.code[start:]):
+        before = list(takewhile(lambda token: token.text != "=", item))
+        found |= {before[-1].name} if before else set()
+    return found
 
 
 def _read(path: Path, shown: str, mode: Mode | None) -> MetricFile:

@@ -350,11 +350,16 @@ INSERT INTO child SELECT * FROM parent; INSERT INTO grandchild SELECT * FROM par
 """
 DELETES = "DELETE FROM parent WHERE day = %(metric_date)s"
 MOVES = "UPDATE parent SET day = day + INTERVAL n YEAR WHERE day = %(metric_date)s"
+MOVES_DUPLICATE = (
+    "INSERT INTO parent VALUES (%(metric_date)s, 7) ON DUPLICATE KEY UPDATE n = parent.n, "
+    "parent.Day = DATE(%(metric_date)s) + INTERVAL parent.n YEAR"
+)
 KEYS = {
     "delete": ("DELETE CASCADE", DELETES),
     "set null": ("DELETE SET NULL", DELETES),
     "replace": ("DELETE CASCADE", "REPLACE INTO parent VALUES (%(metric_date)s, 5)"),
     "update": ("UPDATE CASCADE", MOVES),
+    "update of a duplicate": ("UPDATE CASCADE", MOVES_DUPLICATE),
     "update to null": ("UPDATE SET NULL", MOVES),
     "a view": ("DELETE CASCADE", "DELETE FROM parents WHERE day = %(metric_date)s"),
     "a function": ("DELETE CASCADE", "SELECT gone(%(metric_date)s) AS n"),
@@ -441,6 +446,7 @@ def test_what_a_foreign_key_changes_is_written_by_the_file(
         ("DELETE CASCADE", "UPDATE parent SET n = 7 WHERE day = %(metric_date)s"),
         ("UPDATE CASCADE", "DELETE FROM parent WHERE day = %(metric_date)s - INTERVAL 9 DAY"),
         ("UPDATE CASCADE", "INSERT INTO parent VALUES (%(metric_date)s, 7) ON DUPLICATE KEY UPDATE n = 7"),
+        ("DELETE CASCADE", MOVES_DUPLICATE.replace("n YEAR", "n * 0 YEAR")),
     ],
 )
 def test_a_foreign_key_that_changes_nothing_makes_no_dependent(project: Project, rule: str, writes: str) -> None:

@@ -358,24 +358,49 @@ def test_a_view_reads_what_the_views_and_functions_in_it_read() -> None:
         "bi_metric_cards": "select 1 from `game`.`bi_metrics`",
         "over": "select 1 from (`game`.`plain` join `game`.`direct` on(1))", "game.direct": "select 1 from bi_metrics",
         "game.bi_metric_cards": "select 1 from `game`.`bi_metrics`", "game.plain": "select 1 from `game`.`t`",
-        "f": "BEGIN DECLARE n INT; SELECT MAX(a) INTO n FROM u; RETURN g(n) + 1; END",
-        "g": "RETURN (SELECT COUNT(*) FROM `plain`)",
-        "ansi": 'RETURN (SELECT COUNT(*) FROM "bi_metrics")',
-        "other.f": "RETURN (SELECT 1 FROM v)", "other.v": "select 1 from `game`.`bi_metrics`", "v": "select 1 from `t`",
+        "f()": "BEGIN DECLARE n INT; SELECT MAX(a) INTO n FROM u; RETURN g(n) + 1; END",
+        "g()": "RETURN (SELECT COUNT(*) FROM `plain`)",
+        "ansi()": 'RETURN (SELECT COUNT(*) FROM "bi_metrics")',
+        "other.f()": "RETURN (SELECT 1 FROM v)", "other.v": "select 1 from `game`.`bi_metrics`",
+        "v": "select 1 from `t`",
         "secret": "",
         "over_secret": "select 1 from `game`.`secret`", "game.secret": "",
         "round": "select 1 from around", "around": "select 1 from round, h",
     })  # fmt: skip
     assert {name: each.hides for name, each in behind.items() if each.hides} == {
         "direct": "direct reads bi_metrics", "cards": "cards reads bi_metrics", "over": "game.direct reads bi_metrics",
-        "game.direct": "game.direct reads bi_metrics", "other.f": "other.v reads bi_metrics",
+        "game.direct": "game.direct reads bi_metrics", "other.f()": "other.v reads bi_metrics",
         "other.v": "other.v reads bi_metrics",
-        "ansi": "ansi reads bi_metrics", "secret": "this account may not read the definition of secret",
+        "ansi()": "ansi() reads bi_metrics", "secret": "this account may not read the definition of secret",
         "over_secret": "this account may not read the definition of game.secret",
         "game.secret": "this account may not read the definition of game.secret",
     }  # fmt: skip
-    assert behind["f"].tables == {Table("", "u"), Table("", "plain"), Table("game", "t")}
+    assert behind["f()"].tables == {Table("", "u"), Table("", "plain"), Table("game", "t")}
     assert behind["round"].tables == behind["around"].tables == {Table("", name) for name in ("round", "around", "h")}
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        ("UPDATE a JOIN b ON a.id = b.id SET y = 9", "a b"),
+        ("UPDATE a, b SET a.x = 1, y = 9 WHERE a.id = b.id", "a b"),
+        ("UPDATE a JOIN b ON a.id = b.id SET b.y = 9", "b"),
+        ("UPDATE a AS q JOIN b ON q.id = b.id SET q.x = 9", "a"),
+        ("UPDATE game.a JOIN game.b ON a.id = b.id SET game.b.y = 9", "game.b"),
+        ("UPDATE (a JOIN b ON a.id = b.id) SET b.y = IF(b.y = 1, 2, 3)", "b"),
+        ("UPDATE IGNORE (a JOIN b ON a.id = b.id) SET y = 9", "a b"),
+        ("UPDATE a JOIN (SELECT id FROM c) AS b ON a.id = b.id SET x = (SELECT MAX(n) FROM d)", "a"),
+        ("UPDATE a SET x = 9, y = 2 WHERE id IN (SELECT id FROM b) ORDER BY id, x LIMIT 1", "a"),
+        ("UPDATE `A` SET x = 9", "a"),
+        ("DELETE b FROM (a JOIN b ON a.id = b.id)", "b"),
+        ("DELETE FROM a WHERE id IN (SELECT id FROM b)", "a"),
+        ("INSERT INTO a (id, x) SELECT id, y FROM b ON DUPLICATE KEY UPDATE x = 1, id = 2", "a"),
+        ("SELECT x INTO @x FROM b FOR UPDATE", ""),
+    ],
+)
+def test_code_writes_the_tables_that_a_column_of_set_may_be_of(body: str, written: str) -> None:
+    behind = reads_behind({"f()": f"BEGIN {body}; RETURN 1; END"})
+    assert " ".join(sorted(map(str, behind["f()"].written))) == written
 
 
 def test_a_closure_holds_where_it_began_only_if_a_way_leads_back() -> None:

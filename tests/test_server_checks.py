@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     _full_scans,
     ask_server,
+    code_behind,
     keyless_temporary_tables,
     named_zones,
     tables_without_a_date,
-    views_and_functions,
     wrong_engines,
 )
 from src.metric_file.step import Step, line_of
@@ -178,13 +179,31 @@ def test_a_table_that_cannot_roll_back_is_an_error_where_it_is_written(asked: Pr
     assert "ENGINE = InnoDB" in found
 
 
+@pytest.mark.parametrize(
+    ("writes", "behind"), [("UPDATE joined", True), ("UPDATE {}.joined", True), ("UPDATE {}.helper", False)]
+)
+def test_a_table_that_cannot_roll_back_is_named_once_and_with_the_view_before_it(
+    asked: Project, writes: str, behind: bool
+) -> None:
+    here = asked.database.name
+    asked.database.execute("CREATE VIEW joined AS SELECT l.day, l.n, h.n AS m FROM lasting AS l JOIN helper AS h "
+                           "ON l.day = h.day")  # fmt: skip
+    update = f"{writes.format(here)} SET n = 1 WHERE day = %(metric_date)s"
+    both = f"{update};\n{update.replace(f'{here}.', '')}"
+    asked.write("1_fills.sql", f"-- Description: d\n-- Allow: changes-source\n{both}")
+    (found,) = (line for line in asked.list("--check").stdout.splitlines() if "cannot-roll-back" in line)
+    assert found.startswith("sql/1_fills.sql:3:1: error: cannot-roll-back: helper is in engine MyISAM, ")
+    told = "; it is behind joined: if that only reads it, write the other table without joined"
+    assert found.endswith("run ALTER TABLE helper ENGINE = InnoDB" + told * behind)
+
+
 def definitions(project: Project) -> dict[str, str]:
     """Return what the server says of the views and functions that the files name."""
     catalog = load_catalog(project.folder / "sql")
     database = DatabaseManager(load_settings(project.folder, project.environment()))
     database.connect()
     try:
-        return views_and_functions(database, catalog)
+        return code_behind(database, catalog)
     finally:
         database.close()
 
@@ -205,14 +224,14 @@ def test_the_views_and_functions_that_files_name_are_found_through_each_other(pr
     project.write("a.sql", "SELECT MAX(n) AS n FROM best JOIN orders WHERE day = %(metric_date)s")
     found = definitions(project)
     here = database.name
-    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled", f"{here}.counted"}
+    assert found.keys() == {"best", f"{here}.inner_view", f"{here}.doubled()", f"{here}.counted"}
     assert "inner_view" in found["best"]
-    assert found[f"{here}.doubled"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
+    assert found[f"{here}.doubled()"].startswith("RETURN n * (SELECT COUNT(*) FROM counted)")
     account = f"{here}_blind"
     database.execute(f"CREATE USER {account}; GRANT SELECT, EXECUTE ON {here}.* TO {account}")
     project.env["DB_USER"] = account
     project.write("b.sql", "SELECT Doubled (1) AS n FROM inner_view WHERE day = %(metric_date)s")
-    assert definitions(project) == {"best": "", "inner_view": "", "doubled": ""}
+    assert definitions(project) == {"best": "", "inner_view": "", "doubled()": ""}
     database.execute(f"DROP USER {account}")
 
 
@@ -232,10 +251,58 @@ def test_a_view_of_another_database_is_found_where_a_file_names_that(project: Pr
 def test_a_file_that_names_no_view_finds_none(project: Project) -> None:
     project.write("a.sql", "SELECT 1 AS n, %(metric_date)s AS d")
     assert definitions(project) == {}
+
+
+READS_METRICS = "(IN unused INT) SELECT COUNT(*) FROM bi_metrics"
+
+
+def test_a_view_is_looked_into_though_a_procedure_has_its_name(project: Project) -> None:
+    project.database.execute("CREATE VIEW totals AS SELECT metrics FROM bi_metrics; "
+                             "CREATE PROCEDURE totals() DO 1")  # fmt: skip
+    project.write("a.sql", "-- Description: d\nSELECT COUNT(*) AS n, %(metric_date)s AS d FROM totals")
+    refused = project.run("2025-01-15")
+    assert refused.returncode == 2
+    assert "reads-unclear: it is unclear which metrics this reads: totals reads bi_metrics" in refused.stderr
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_procedure_with_the_name_of_a_table_is_behind_no_file(project: Project, hidden: bool) -> None:
+    account, here = f"{project.database.name}_blind", project.database.name
+    project.database.execute(
+        f"CREATE TABLE daily (day DATE PRIMARY KEY, n INT); CREATE PROCEDURE daily{READS_METRICS}; "
+        f"CREATE PROCEDURE `sum`{READS_METRICS}; "
+        "CREATE TABLE noted (day DATE); CREATE TRIGGER noting AFTER INSERT ON noted FOR EACH ROW "
+        "INSERT INTO daily (day, n) VALUES (NEW.day, 1) ON DUPLICATE KEY UPDATE n = 1; "
+        f"CREATE USER {account}; GRANT SELECT, INSERT, UPDATE, DELETE, EXECUTE, TRIGGER ON {here}.* TO {account}"
+    )
+    insert = "INSERT INTO {} (day) VALUES (%(metric_date)s)"
+    project.write("1_fills.sql", f"-- Description: d\n{insert.format('daily')} ON DUPLICATE KEY UPDATE n = n")
+    project.write("2_a.sql", "-- Description: d\nSELECT SUM(n) AS n FROM daily WHERE day = %(metric_date)s")
+    project.write("3_notes.sql", f"-- Description: d\n{insert.format('noted')}")
+    if hidden:
+        project.env["DB_USER"] = account
+    found = project.list("--check")
+    project.database.execute(f"DROP USER {account}")
+    assert "reads-unclear" not in found.stdout, found.stdout
+
+
+def test_a_procedure_that_code_calls_is_looked_into(project: Project) -> None:
+    here = project.database.name
+    project.database.execute(
+        f"CREATE PROCEDURE counts{READS_METRICS}; CREATE FUNCTION counted() RETURNS INT READS SQL DATA "
+        f"BEGIN CALL {here}.counts(1); RETURN 1; END; CREATE VIEW best AS SELECT counted() AS n"
+    )
+    project.write("a.sql", "SELECT n, %(metric_date)s AS d FROM best")
+    assert f"{here}.procedure counts" in definitions(project)
+    assert f"{here}.procedure counts reads bi_metrics" in project.run("2025-01-15").stderr
+
+
 # --- what the server has to know, or requires -------------------------------------------------------------------------
 
 ZONES = "SELECT CONVERT_TZ(at, {}) AS n, %(metric_date)s AS d FROM big LIMIT 1"
-SET_ZONES = "SET @zone = 'Mars/Set', @twice = 'Mars/1'; SET @twice = 'Mars/2';"
+SET_ZONES = "SET @zone = 'Mars/Set', @twice = 'Mars/1'; SET @twice = 'Mars/2'; " + (
+    "SET @selected = 'Mars/3', @assigned = ''; SELECT 1, 'UTC' INTO @one, @Selected; SELECT @assigned := 'UTC';"
+)
 LOAD = "load its zone tables (mysql_tzinfo_to_sql, mariadb-tzinfo-to-sql), or use %(day_start_utc)s"
 TELL_UTC = """
 INSERT INTO mysql.time_zone_name VALUES ('UTC', 1000); INSERT INTO mysql.time_zone VALUES (1000, 'N');
@@ -253,8 +320,9 @@ def zones_of(project: Project, **env: str) -> list[str]:
     """Return what named_zones() finds, with a parameter %(own_zone)s and what is behind the views."""
     catalog = load_catalog(project.folder / "sql")
     with connected(project, **env) as database:
-        views = views_and_functions(database, catalog)
-        return [str(each) for each in named_zones(database, catalog.files, {"own_zone": "Mars/Own"}, views)]
+        catalog = replace(catalog, behind_sql=code_behind(database, catalog))
+        files = [file for file in catalog.files if not file.disabled]
+        return [str(each) for each in named_zones(database, files, {"own_zone": "Mars/Own"}, catalog)]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +344,10 @@ def zones_of(project: Project, **env: str) -> list[str]:
         ("'+00:00', 'Mars' '/Base'", ["Mars/Base"]),
         ("'+00:00', @zone", ["Mars/Set"]),
         ("'+00:00', @twice", []),
+        ("'+00:00', @selected", []),
+        ("'+00:00', @assigned", []),
+        ("'+00:00', COALESCE(_zone, 'Mars/Base')", []),
+        ("'+00:00', COALESCE(N, 'Mars/Base')", []),
         ("zone, CONVERT_TZ('Mars/Base', '+00:00', '+00:00')", []),
         ("'+00:00', '+00:00'), CONVERT_TZ(at, 'Mars/Base', '+00:00'", ["Mars/Base"]),
     ],
@@ -290,17 +362,45 @@ def test_a_zone_that_the_server_does_not_know_is_an_error(project: Project, argu
         assert line.endswith("correct the offset" if "+15:00" in unknown else LOAD), line
 
 
-def test_a_zone_in_a_view_is_asked_for_too(project: Project) -> None:
-    project.database.execute(
-        "CREATE TABLE logins (at DATETIME); "
-        "CREATE VIEW local AS SELECT CONVERT_TZ(at, '+00:00', 'Mars/Base') AS at FROM logins"
-    )
-    project.write("a.sql", "-- Description: d\nSELECT COUNT(at) AS n, %(metric_date)s AS d FROM local")
+ZONES_BEHIND = """
+CREATE TABLE logins (at DATETIME);
+CREATE VIEW local AS SELECT CONVERT_TZ(at, '+00:00', 'Mars/Base') AS at FROM logins;
+CREATE VIEW over_local AS SELECT at FROM local;
+CREATE FUNCTION shifted(at DATETIME) RETURNS DATETIME NO SQL RETURN CONVERT_TZ(at, '+00:00', 'Mars/Moon');
+CREATE TRIGGER shift BEFORE INSERT ON logins FOR EACH ROW SET NEW.at = CONVERT_TZ(NEW.at, 'Mars/Sea', '+00:00');
+"""
+SHIFT_METRICS = """
+CREATE TRIGGER shift_metrics BEFORE INSERT ON bi_metrics FOR EACH ROW SET @at = CONVERT_TZ(NOW(), '+00:00', 'Mars/Sky')
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "at", "behind", "zone"),
+    [
+        ("SELECT COUNT(at) AS n, %(metric_date)s AS d FROM local", "2:50", "local", "Mars/Base"),
+        ("SELECT COUNT(at) AS n, %(metric_date)s AS d FROM over_local", "2:50", ".local", "Mars/Base"),
+        ("SELECT shifted(%(metric_date)s) AS n", "2:8", "shifted()", "Mars/Moon"),
+        ("DELETE FROM logins;\nINSERT INTO logins VALUES (%(metric_date)s)", "2:1", "trigger of logins", "Mars/Sea"),
+        ("DO 1;\nSELECT 1 AS n, %(metric_date)s AS d", "3:1", "trigger of bi_metrics", "Mars/Sky"),
+        ("-- Check: SELECT 1 FROM local WHERE at IS NULL\nSELECT 1 AS n, %(metric_date)s AS d", "2:25", "local",
+         "Mars/Base"),
+    ],
+)  # fmt: skip
+def test_a_zone_in_a_view_is_asked_for_where_a_file_uses_it(
+    project: Project, sql: str, at: str, behind: str, zone: str
+) -> None:
+    project.database.execute(ZONES_BEHIND + (SHIFT_METRICS if "Sky" in zone else ""))
+    file = project.write("a.sql", f"-- Description: d\n{sql}")
     (found,) = zones_of(project)
-    assert found.startswith("local:1:")
-    assert "the server does not know the time zone 'Mars/Base'" in found
+    assert found.startswith(f"sql/a.sql:{at}: error: unknown-time-zone: ")
+    assert f"{behind}: the server does not know the time zone '{zone}'" in found
     refused = project.run("2025-01-15")
     assert (refused.returncode, "unknown-time-zone" in refused.stderr) == (2, True)
+    project.database.execute("DROP TRIGGER IF EXISTS shift_metrics")
+    file.rename(file.with_name("_a.sql"))
+    project.write("b.sql", "-- Description: d\nSELECT 1 AS n, %(metric_date)s AS d")
+    assert zones_of(project) == []
+    assert project.run("2025-01-15").returncode == 0
 
 
 def test_a_misspelt_zone_is_told_from_zone_tables_that_are_empty(

@@ -252,9 +252,9 @@ def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_hel
     texts = {"a.sql": QUERY, "h.sql": HELPER, "v.sql": "SELECT 1 FROM V1", "f.sql": "SELECT f(1) AS n",
              "o.sql": "SELECT 1 FROM game.over_h", "own.sql": "CREATE TEMPORARY TABLE v1 (n INT); SELECT 1 FROM v1",
              "said.sql": "-- Reads: a\nSELECT 1 FROM v1"}  # fmt: skip
-    views = {"v1": "select 1 from `game`.`v2`", "game.v2": "select 1 from `game`.`bi_metrics`", "f": "", "f1": "",
+    views = {"v1": "select 1 from `game`.`v2`", "game.v2": "select 1 from `game`.`bi_metrics`", "f()": "", "f1()": "",
              "game.over_h": "select 1 from `game`.`h`"}  # fmt: skip
-    loaded = replace(catalog(tmp_path, texts), views=views)
+    loaded = replace(catalog(tmp_path, texts), behind_sql=views)
     everything = frozenset({"a", "f", "o", "own", "said", "v"})
     assert loaded.reads == {
         "a": frozenset(), "h": frozenset(), "v": everything, "f": everything, "o": {"h"}, "own": frozenset(),
@@ -262,7 +262,7 @@ def test_a_view_that_hides_what_it_reads_makes_a_file_unclear_and_one_over_a_hel
     }  # fmt: skip
     reasons = {file.name: [(each.token.text, each.why) for each in loaded.unclear(file)] for file in loaded.files}
     assert {name: found for name, found in reasons.items() if found} == {
-        "v": [("V1", "game.v2 reads bi_metrics")], "f": [("f", "this account may not read the definition of f")],
+        "v": [("V1", "game.v2 reads bi_metrics")], "f": [("f", "this account may not read the definition of f()")],
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from src.metric_file.text import (
     Statement,
     Table,
     Token,
+    items,
     outermost,
     read,
     table_at,
@@ -45,6 +46,7 @@ _UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QU
 
 _TABLES_FOLLOW = {"FROM", "UPDATE", *_JOINS}  # and more of them behind each comma
 _NO_TABLES_FOLLOW = {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
+_BEFORE_COLUMNS = {"INTO", "INSERT", "REPLACE", "IGNORE", "DELAYED", "LOW_PRIORITY", "TABLE"}  # of INSERT INTO t (n)
 _BEFORE_TABLES = BEFORE_TABLE | {"LATERAL", "OJ"}
 
 
@@ -81,7 +83,7 @@ def reads_of(statements: Iterable[Statement]) -> Reads:
                     found.tables.setdefault(table.lower(), token)
                 if statement.names[i] in TABLES_OF_THE_RUN:
                     found.unclear.append(Unclear(token, "the run writes it for every metric"))
-            if words[i + 1] == "(" and statement.names[i]:
+            if words[i + 1] == "(" and statement.names[i] and i != statement.target_at:
                 found.functions.setdefault(table_at(code, i).lower(), token)
         mentions = [i for i in _mentions(statement) if statement.verb not in _REFUSED or code[i].name != METRICS_TABLE]
         if mentions:
@@ -103,32 +105,49 @@ class Behind(NamedTuple):
     variables: set[str]  # that it names
     temporary_tables: set[Table]  # that it creates
     written: set[Table]  # in lower case
+    reached: list[str]  # the definitions that it consists of, itself first
 
 
 class ForeignKey(NamedTuple):
-    """A foreign key by which the server changes rows of `child` when rows of `parent` change; names in lower case."""
+    """A column of a foreign key by which rows of `child` change along with those of `parent`; names in lower case."""
 
     parent: Table
     child: Table
     on_delete: bool
     on_update: bool
+    column: str  # of the parent; a key of several columns is there once for each, "" is one that may not be seen
 
 
-def named_in(name: str, definition: str) -> tuple[set[Table], set[Table]]:
-    """Return the tables and the routines, in lower case, that the definition of a view or a routine names."""
+class Named(NamedTuple):
+    """What a definition names, in lower case."""
+
+    tables: set[Table]
+    functions: set[Table]
+    procedures: set[Table]
+
+    @property
+    def keys(self) -> set[str]:
+        return {*map(str, self.tables), *map(function_of, self.functions), *map(procedure_of, self.procedures)}
+
+
+def named_in(name: str, definition: str) -> Named:
+    """Return what the definition of a view, a routine or a trigger names."""
     statement = Statement(tuple(read(definition)), 1, 1, 1)
     code, words = statement.code, statement.words
     schema = name.rpartition(".")[0]  # of names that have none
+    functions, procedures = [], []
+    for i, token in enumerate(code):
+        before = words[i - 3 if words[i - 1] == "." else i - 1]
+        if before == "CALL" and token.name and words[i + 1] != ".":
+            procedures.append(i)
+        elif words[i + 1] == "(" and token.name and before not in _BEFORE_COLUMNS:
+            functions.append(i)
 
     def found(places: Iterable[int]) -> set[Table]:
         names = (table_at(code, i).lower() for i in places)
         return {Table(each.schema or schema, each.name) for each in names}
 
-    def is_routine(i: int) -> bool:
-        start = i - 2 if words[i - 1] == "." else i
-        return words[i + 1] == "(" or (words[start - 1] == "CALL" and words[i + 1] != ".")
-
-    return found(tables(code, words)), found(i for i, token in enumerate(code) if token.name and is_routine(i))
+    return Named(found(tables(code, words)), found(functions), found(procedures))
 
 
 def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
@@ -137,11 +156,8 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
     named = {name: named_in(name, definitions[name]) for name in definitions.keys() - ours}
     written = {name: set(_written_tables(name, read(definitions[name]))) for name in named}
     for some in written.values():  # through a view
-        some |= set().union(*(named[str(table)][0] for table in some if str(table) in named))
-    inner = {
-        name: named.keys() & {*map(str, found | called), *map(trigger_of, written[name])}
-        for name, (found, called) in named.items()
-    }
+        some |= set().union(*(named[str(table)].tables for table in some if str(table) in named))
+    inner = {name: named.keys() & {*named[name].keys, *map(trigger_of, written[name])} for name in named}
     reasons = {}
     for name in named:
         if not definitions[name].strip():
@@ -150,20 +166,31 @@ def reads_behind(definitions: Mapping[str, str]) -> dict[str, Behind]:
             reasons[name] = f"{name} reads {METRICS_TABLE if found & METRICS_VIEWS else min(found)}"
     behind = {}
     for name in named:
-        reached = [name, *sorted(closure([name], inner))]
+        reached = [name, *sorted(closure([name], inner) - {name})]
         hides = next((reasons[each] for each in reached if each in reasons), "")
         tokens = {each: read(definitions[each]) for each in reached}
         temporary = {table for each in reached for table in _temporary_tables(each, tokens[each])}
         own = {table.lower() for table in temporary}
         behind[name] = Behind(
             hides,
-            {table for each in reached for table in named[each][0]} - own,
+            {table for each in reached for table in named[each].tables} - own,
             any(not definitions[each].lstrip(" (").lower().startswith(("select", "with")) for each in reached),
             {token.text for each in reached for token in tokens[each] if token.kind == "variable"},
             temporary,
             {table for each in reached for table in written[each]} - own,
+            reached,
         )
     return behind
+
+
+def function_of(table: Table) -> str:
+    """Return the name under which definitions have a stored function: a view may have the same name."""
+    return f"{table}()"
+
+
+def procedure_of(table: Table) -> str:
+    """Return the name under which definitions have a stored procedure."""
+    return str(Table(table.schema, f"procedure {table.name}"))
 
 
 def trigger_of(table: Table) -> str:
@@ -171,36 +198,56 @@ def trigger_of(table: Table) -> str:
     return str(Table(table.schema, f"trigger of {table.name}"))
 
 
-def _written_tables(name: str, tokens: Sequence[Token]) -> Iterator[Table]:
+def _written_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
     """Yield the tables that a definition writes, or more, in lower case."""
-    for i, token in enumerate(tokens):
-        if token.text.upper() in WRITERS:
-            statement = Statement((*takewhile(lambda each: each.kind != "end", tokens[i:]),), 1, 1, 1)
+    code = [token for token in tokens if token.kind not in SPACE]
+    for i, token in enumerate(code):
+        is_part = token.name == "update" and code[i - 1].name in ("key", "for")  # ON DUPLICATE KEY UPDATE, FOR UPDATE
+        if token.text.upper() in WRITERS and not is_part:
+            statement = Statement((*takewhile(lambda each: each.kind != "end", code[i:]),), 1, 1, 1)
             for at in _places_written(statement):
                 table = table_at(statement.code, at)
                 yield Table(table.schema or name.rpartition(".")[0], table.name).lower()
 
 
 def _places_written(statement: Statement) -> Iterator[int]:
-    """Yield where a statement names the tables that it writes: of joined ones, those of SET a.x, b.y or DELETE a, b."""
+    """Yield where a statement names the tables that it writes.
+
+    Of joined ones, those of SET a.x, b.y or DELETE a, b; all if a column of SET names no table.
+    """
     code, words = statement.code, statement.words
-    places = [*outermost(words[:-1])]
+    end = len(code)
     written: set[str] = set()
     if statement.verb == "UPDATE":
-        columns = (i for i in places if words[i - 1] in ("SET", ",") and words[i + 1] == ".")
-        written = {code[i].name for i in columns if words[i + 3 : i + 4] == ("=",)}
+        end = next((i for i in outermost(words[:-1]) if words[i] == "SET"), end)
+        for item in items(code[end + 1 :]):
+            column = list(takewhile(lambda token: token.text != "=", item))
+            written.add(column[-3].name if len(column) > 2 else "")
     elif statement.verb == "DELETE":
-        end = "USING" if words[1] == "FROM" else "FROM"
-        written = {code[i].name for i in takewhile(lambda i: words[i] != end, places)}
-    joined = []
-    for i in sorted(set(tables(code, words)).intersection(places)):
+        before = "USING" if words[1] == "FROM" else "FROM"
+        written = {code[i].name for i in takewhile(lambda i: words[i] != before, outermost(words[:-1]))} - {""}
+    found = []
+    for i in sorted(set(tables(code, words)).intersection(_outside_of_queries(words[:end]))):
         alias = i + 1 + (words[i + 1] == "AS")
-        if not written.isdisjoint(token.name for token in (code[i], *code[alias : alias + 1])):
-            joined.append(i)
-    if joined:
-        yield from joined
+        names = {code[i].name, *(token.name for token in code[alias : alias + 1])}
+        if "" in written or not written.isdisjoint(names):
+            found.append(i)
+    if found:
+        yield from found
     elif statement.target_at is not None:
         yield statement.target_at
+
+
+def _outside_of_queries(words: Sequence[str]) -> Iterator[int]:
+    """Yield the indexes of the words that stand in no SELECT in parentheses."""
+    around = [False]
+    for i, word in enumerate(words):
+        if word == "(":
+            around.append(around[-1] or words[i + 1 : i + 2] in (("SELECT",), ("WITH",)))
+        elif word == ")" and len(around) > 1:
+            around.pop()
+        elif not around[-1]:
+            yield i
 
 
 def _temporary_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:

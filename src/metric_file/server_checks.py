@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -11,24 +12,32 @@ from src.db_manager import DatabaseManager
 from src.errors import StatementError
 from src.metric_file.checks import Problem
 from src.metric_file.file import MetricFile, Mode
-from src.metric_file.reads import ForeignKey, named_in, reads_behind, trigger_of
+from src.metric_file.reads import ForeignKey, function_of, named_in, procedure_of, reads_behind, trigger_of
 from src.metric_file.step import Step, line_of
 from src.metric_file.text import METRICS_TABLE, WRITERS, Statement, Table, Token, items, literal, place, read, unquoted
 from src.server.codes import CANNOT_EXPLAIN, TRANSIENT
 from src.sql_loader import Catalog
 
 LARGE_TABLE_ROWS = 100_000  # a table that is estimated larger should not be read whole for every date
-_VIEWS = (
-    "SELECT table_name, view_definition FROM information_schema.views "
-    "WHERE table_schema = %s AND LOWER(table_name) IN %s"
-)
-_ROUTINES = (  # a function and a procedure may have the same name
-    "SELECT LOWER(routine_name), GROUP_CONCAT(routine_definition SEPARATOR ';') FROM information_schema.routines "
-    "WHERE routine_schema = %s AND LOWER(routine_name) IN %s GROUP BY 1"
-)
-_TRIGGERS = (  # those that this account may see
-    "SELECT LOWER(event_object_table), GROUP_CONCAT(action_statement SEPARATOR ';') FROM information_schema.triggers "
-    "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s GROUP BY 1"
+# By the function that gives the key of what is found: the queries for a schema and names in lower case.
+_CODE: dict[Callable[[Table], str], str] = {
+    str: "SELECT table_name, view_definition FROM information_schema.views "
+         "WHERE table_schema = %s AND LOWER(table_name) IN %s",
+    function_of: "SELECT routine_name, routine_definition FROM information_schema.routines "
+                 "WHERE routine_schema = %s AND LOWER(routine_name) IN %s AND routine_type = 'FUNCTION'",
+    procedure_of: "SELECT routine_name, routine_definition FROM information_schema.routines "
+                  "WHERE routine_schema = %s AND LOWER(routine_name) IN %s AND routine_type = 'PROCEDURE'",
+    # Those that this account may see; a table may have several.
+    trigger_of: "SELECT event_object_table, action_statement FROM information_schema.triggers "
+                "WHERE event_object_schema = %s AND LOWER(event_object_table) IN %s",
+}  # fmt: skip
+
+_FOREIGN_KEYS = (
+    "SELECT LOWER(r.unique_constraint_schema), LOWER(r.referenced_table_name), LOWER(r.constraint_schema), "
+    "LOWER(r.table_name), r.delete_rule IN ('CASCADE', 'SET NULL'), r.update_rule IN ('CASCADE', 'SET NULL'), "
+    "LOWER(k.referenced_column_name) FROM information_schema.referential_constraints AS r "
+    "LEFT JOIN information_schema.key_column_usage AS k ON k.table_schema = %s "
+    "AND k.table_name = r.table_name AND k.constraint_name = r.constraint_name WHERE r.constraint_schema = %s"
 )
 
 
@@ -61,9 +70,24 @@ def ask_server(database: DatabaseManager, steps: Sequence[Step]) -> tuple[list[P
     return sorted(problems), left_out
 
 
+def problems_of(
+    database: DatabaseManager, files: Sequence[MetricFile], catalog: Catalog, parameters: Mapping[str, str]
+) -> list[Problem]:
+    """Return what is wrong with files by the tables, time zones and settings of the server, sorted."""
+    return sorted([
+        *wrong_engines(database, files, catalog),
+        *named_zones(database, files, parameters, catalog),
+        *hidden_tables(database, files),
+        *keyless_temporary_tables(database, files),
+    ])  # fmt: skip
+
+
 def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalog: Catalog) -> list[Problem]:
     """Return an error for each table that a file writes, by itself or through something else, and cannot roll back."""
-    writers = [(file, table) for file in files for table in sorted(catalog.every_table_written(file))]
+    here = database.name.lower()
+    writers = [(file, {Table(each.schema or here, each.name) for each in catalog.every_table_written(file)})
+               for file in files]  # fmt: skip
+    writers = [(file, tables) for file, tables in writers if tables]
     if not writers:
         return []
     rows = database.query(
@@ -71,47 +95,66 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
         "JOIN information_schema.engines AS e ON e.engine = t.engine WHERE COALESCE(e.transactions, 'NO') <> 'YES' "
         "AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
     )
-    found = {(schema.lower(), name.lower()): (name, engine) for schema, name, engine in rows}
+    found = {Table(schema, name).lower(): (name, engine) for schema, name, engine in rows}
     problems = []
-    for file, table in writers:
-        name, engine = found.get((table.schema or database.name.lower(), table.name), ("", ""))
-        if engine:
-            through = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
-            statement = dict(catalog.written_by(file)).get(table, through)
+    for file, tables in writers:
+        first: dict[Table, Statement] = {}
+        for table, statement in catalog.written_by(file):
+            first.setdefault(Table(table.schema or here, table.name), statement)
+        other = next((s for s in file.lasting_writes() if not s.writes_metrics), file.statements[0])
+        for table in tables & found.keys():
+            (name, engine), statement = found[table], first.get(table, other)
             message = f"{name} is in engine {engine}, which cannot roll back; run ALTER TABLE {name} ENGINE = InnoDB"
+            if table in first and statement.target and statement.target.name.lower() != table.name:
+                view = statement.target.name
+                message += f"; it is behind {view}: if that only reads it, write the other table without {view}"
             problems.append(Problem(file.path, statement.line, statement.column, "error", "cannot-roll-back", message))
     return sorted(problems)
 
 
-def views_and_functions(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
+def with_what_is_behind(database: DatabaseManager, catalog: Catalog) -> Catalog:
+    """Return the catalog with what the server knows of the names in its files."""
+    catalog = replace(catalog, behind_sql=code_behind(database, catalog))
+    return replace(catalog, foreign_keys=foreign_keys(database, catalog))
+
+
+def code_behind(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
     """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
-    Keys are names in lower case, with a schema if one is named; "" is a definition that this account may not read.
-    The triggers are those of bi_metrics, and of the tables that files, or what is found, write.
+    Keys are names in lower case, with a schema if one is named, as str(), function_of() and the like give them; "" is a
+    definition that this account may not read. The triggers are those of bi_metrics, and of the tables that files, or
+    what is found, write.
     """
-    schemas = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
-    schemas[""] = database.server_name
-    targets = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
-    names, written = {*targets}, {*targets, Table("", METRICS_TABLE)}
-    for reads in (each for file in catalog.files for each in (file.reads, file.reads_of_checks)):
-        names |= {*reads.tables, *reads.functions}
+    schemas = _schemas(database)
+    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    reads = [each for file in catalog.files for each in (file.reads, file.reads_of_checks)]
+    wanted: dict[Callable[[Table], str], set[Table]] = {
+        str: written.union(*(each.tables for each in reads)),
+        function_of: set().union(*(each.functions for each in reads)),
+        trigger_of: written | {Table("", METRICS_TABLE)},
+    }
     definitions: dict[str, str] = {}
-    asked: set[Table] = set()
-    asked_written: set[Table] = set()
-    while names or written:
-        for schema in {each.schema for each in names | written} & schemas.keys():
-            for query, some, key in ((_VIEWS, names, str), (_ROUTINES, names, str), (_TRIGGERS, written, trigger_of)):
-                among = sorted(each.name for each in some if each.schema == schema)
-                for name, definition in database.query(query, (schemas[schema], among)) if among else ():
-                    definitions[key(Table(schema, name.lower()))] = definition or ""
-        asked |= names
-        asked_written |= written
+    asked: set[str] = set()
+    while any(wanted.values()):
+        for key, tables in wanted.items():
+            asked.update(map(key, tables))
+            for schema in {each.schema for each in tables} & schemas.keys():
+                among = sorted(each.name for each in tables if each.schema == schema)
+                for name, definition in database.query(_CODE[key], (schemas[schema], among)):
+                    found = key(Table(schema, name.lower()))
+                    before = f"{definitions[found]};" if found in definitions else ""
+                    definitions[found] = before + (definition or "")
         behind = reads_behind(definitions)
-        written = set().union(*(each.written for each in behind.values()))
-        written |= set().union(*(behind[str(table)].tables for table in asked_written if str(table) in behind))
         inside = [named_in(name, definition) for name, definition in definitions.items()]
-        names = set().union(written, *(tables | routines for tables, routines in inside)) - asked
-        written -= asked_written
+        written = written.union(*(each.written for each in behind.values()))
+        through = set().union(*(behind[str(table)].tables for table in written if str(table) in behind))
+        wanted = {
+            str: written.union(*(named.tables for named in inside)),
+            function_of: set().union(*(named.functions for named in inside)),
+            procedure_of: set().union(*(named.procedures for named in inside)),
+            trigger_of: written | through,  # to write a view fires the triggers of the tables behind it
+        }
+        wanted = {key: {each for each in tables if key(each) not in asked} for key, tables in wanted.items()}
     return definitions
 
 
@@ -123,14 +166,21 @@ def foreign_keys(database: DatabaseManager, catalog: Catalog) -> frozenset[Forei
     written = set().union(*(catalog.every_table_written(file) for file in catalog.files))
     if not written:
         return frozenset()
-    found = database.query(
-        "SELECT LOWER(unique_constraint_schema), LOWER(referenced_table_name), LOWER(constraint_schema), "
-        "LOWER(table_name), delete_rule IN ('CASCADE', 'SET NULL'), update_rule IN ('CASCADE', 'SET NULL') "
-        "FROM information_schema.referential_constraints WHERE LOWER(constraint_schema) IN %s",
-        (sorted({table.schema or database.name.lower() for table in written}),),
-    )
-    keys = (ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5])) for row in found)
+    schemas = _schemas(database)
+    keys = set()
+    for schema in {table.schema for table in written} & schemas.keys():
+        for row in database.query(_FOREIGN_KEYS, (schemas[schema], schemas[schema])):
+            keys.add(ForeignKey(Table(*row[:2]), Table(*row[2:4]), bool(row[4]), bool(row[5]), row[6] or ""))
     return frozenset(key for key in keys if key.on_delete or key.on_update)
+
+
+def _schemas(database: DatabaseManager) -> dict[str, str]:
+    """Return the names of all schemas by those in lower case; "" is the database of the settings.
+
+    Only a name as the server spells it is looked up in information_schema without opening every table there is.
+    """
+    names = {name.lower(): name for (name,) in database.query("SELECT schema_name FROM information_schema.schemata")}
+    return {**names, "": database.server_name}
 
 
 def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> list[Problem]:
@@ -152,28 +202,34 @@ def hidden_tables(database: DatabaseManager, files: Iterable[MetricFile]) -> lis
 
 
 def named_zones(
-    database: DatabaseManager, files: Iterable[MetricFile], parameters: Mapping[str, str], views: Mapping[str, str]
+    database: DatabaseManager, files: Iterable[MetricFile], parameters: Mapping[str, str], catalog: Catalog
 ) -> list[Problem]:
     """Return an error for each zone that a CONVERT_TZ names and the server does not know: the result would be NULL.
 
-    `parameters` are the values of the settings; `views` are the definitions of views, functions and triggers by name.
+    `parameters` are the values of the settings. What is behind the views, functions and triggers counts where a file
+    uses them.
     """
-    places: dict[tuple[str, str], tuple[int, int]] = {}  # of a file and an expression that gives a zone
+    # Of a file, a definition that it uses or "", and an expression that gives a zone.
+    places: dict[tuple[str, str, str], tuple[int, int]] = {}
+    behind = {
+        name: {zone for zone, _ in _zones(Statement(tuple(read(definition)), 1, 1, 1), {})}
+        for name, definition in catalog.behind_sql.items()
+    }
     for file in files:
         known = {f"%({name})s": literal(value) for name, value in parameters.items()}
         known |= _constant_variables(file.statements, known)
         for statement in file.statements:
             for zone, offset in _zones(statement, known):
-                places.setdefault((file.path, zone), place(file.script.text, offset))
+                places.setdefault((file.path, "", zone), place(file.script.text, offset))
         for check in file.script.checks:
             for zone, offset in _zones(check.statement, known):
-                places.setdefault((file.path, zone), (check.line, check.column + offset))
-    for name, definition in views.items():
-        for zone, offset in _zones(Statement(tuple(read(definition)), 1, 1, 1), {}):
-            places.setdefault((name, zone), place(definition, offset))
+                places.setdefault((file.path, "", zone), (check.line, check.column + offset))
+        for name, at in catalog.definitions_used(file):
+            for zone in behind[name]:
+                places.setdefault((file.path, f"{name}: ", zone), at)
     if not places:
         return []
-    zones = sorted({zone for _, zone in places} | {"'UTC'"})  # which every set of zone tables has
+    zones = sorted({zone for _, _, zone in places} | {"'UTC'"})  # which every set of zone tables has
     ask = ", ".join(f"{zone}, CONVERT_TZ('2025-01-01', '+00:00', {zone}) IS NULL" for zone in zones)
     answers = database.query(f"SELECT {ask}")[0]
     unknown = {zone: answers[2 * n] for n, zone in enumerate(zones) if answers[2 * n + 1]}
@@ -181,10 +237,10 @@ def named_zones(
     cure = load if "'UTC'" in unknown else "correct the name"
     return sorted(
         Problem(
-            path, *at, "error", "unknown-time-zone", f"the server does not know the time zone '{unknown[zone]}', so "
-            f"CONVERT_TZ gives NULL; {'correct the offset' if str(unknown[zone])[:1] in ('+', '-') else cure}",
+            path, *at, "error", "unknown-time-zone", f"{name}the server does not know the time zone '{unknown[zone]}', "
+            f"so CONVERT_TZ gives NULL; {'correct the offset' if str(unknown[zone])[:1] in ('+', '-') else cure}",
         )
-        for (path, zone), at in places.items() if zone in unknown
+        for (path, name, zone), at in places.items() if zone in unknown
     )  # fmt: skip
 
 
@@ -198,25 +254,34 @@ def _zones(statement: Statement, known: Mapping[str, str]) -> Iterator[tuple[str
 
 
 def _constant_variables(statements: Iterable[Statement], known: Mapping[str, str]) -> dict[str, str]:
-    """Return the expression of each @variable that a SET gives a constant; of one that is set twice, none."""
+    """Return the expression of each @variable that one SET, and nothing else in the file, gives a constant."""
     found: dict[str, list[str]] = {}
     for statement in statements:
-        for item in items(statement.code[1:]) if statement.verb == "SET" else ():
+        set_items = items(statement.code[1:]) if statement.verb == "SET" else []
+        for item in set_items:
             if len(item) > 2 and item[0].kind == "variable":
                 found.setdefault(item[0].text.lower(), []).append(_constant(item[2:], known))
+        starts, into = [item[0] for item in set_items if item], False
+        for token, following in zip(statement.code, statement.words[1:], strict=True):
+            if token.kind == "variable":
+                if into or (following == ":=" and token not in starts):
+                    found.setdefault(token.text.lower(), []).append("")
+            else:
+                into = token.text.upper() == "INTO" or (into and token.text == ",")
     return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0]}
 
 
 def _constant(tokens: Sequence[Token], known: Mapping[str, str]) -> str:
     """Return an expression of strings, and of parameters and variables that are `known`, as SQL; "" for any other."""
     parts = []
-    for token in tokens:
-        is_introducer = token.text == "N" or token.text.startswith("_")  # N'Europe/Berlin', _utf8mb4'Europe/Berlin'
+    for i, token in enumerate(tokens):
+        is_before_string = [each.kind for each in tokens[i + 1 : i + 2]] == ["string"]
+        is_marked = token.text.upper() == "N" or token.text.startswith("_")  # N'Europe/Berlin', _utf8mb4'Europe/Berlin'
         if (value := known.get(token.text.lower())) is not None:
             parts.append(value)
         elif token.kind == "string" or token.text.upper() in ("CONCAT", "COALESCE", "(", ")", ","):
             parts.append(token.text.replace("%%", "%"))
-        elif not is_introducer:
+        elif not (is_marked and is_before_string):
             return ""
     return " ".join(parts)
 

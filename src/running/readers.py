@@ -295,7 +295,7 @@ def written_names(catalog: Catalog) -> frozenset[str]:
         for statement in file.statements:
             if statement.verb in ("UPDATE", "DELETE"):  # either may write more than one table
                 written |= {token.name for token in statement.code}
-    for text in catalog.views.values():  # a stored function may write
+    for text in catalog.behind_sql.values():  # a stored function may write
         names = {token.name for token in read(text)}
         if any(verb.lower() in names for verb in WRITERS):
             written |= names
@@ -308,7 +308,7 @@ def _is_plain(file: MetricFile, catalog: Catalog, written: frozenset[str]) -> bo
     if file.declared_reads or catalog.reads_everything(file) or catalog.reads_of(file):
         return False
     statement, reads = file.statements[0], file.reads
-    views = {name.rpartition(".")[2] for name in catalog.views}  # and routines
+    views = {name.rpartition(".")[2].removesuffix("()") for name in catalog.behind_sql}  # and routines
     return (
         (written | views).isdisjoint(table.name for table in reads.tables)
         and (SESSION_FUNCTIONS | views).isdisjoint(function.name for function in reads.functions)
