@@ -299,10 +299,12 @@ class Run:
         for batch in batches:
             if not done(batch):
                 return
+        mended: set[date] = set()
         for _ in range(DUE_DATES_PER_NIGHT):
-            due = due_batch(self.catalog, self._due(), left_out, tried)
+            due = due_batch(self.catalog, self._due(), left_out, tried, mended)
             if due is None or not done(due, is_due=True):
                 return
+            mended.update(due.dates)
 
     def _batch(self, days: Sequence[date]) -> Batch:
         goes_on = self.settings.metrics_on_failure == "metric"

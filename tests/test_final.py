@@ -247,6 +247,17 @@ def test_of_dates_that_failed_each_gets_its_turn(world: World, monkeypatch: pyte
     assert world.state("m0", 6) == "final"
 
 
+def test_rows_that_filled_holes_reopen_are_computed_when_the_holes_are_filled(world: World) -> None:
+    world.begin([snapshot("h1"), derived("m2", "h1", first=1)], lookback=0)
+    world.dates(15)
+    world.fail("h1", 14, for_good=True)
+    world.night(1)
+    world.night(8)  # seven missed nights: their dates have not failed, and so come first
+    world.repair()
+    world.night(0)
+    assert world.due() == []
+
+
 def test_a_date_that_failed_tonight_is_not_taken_again_tonight(world: World) -> None:
     world.begin([snapshot("m0"), cumulative("m1")], lookback=0)
     world.dates(6)

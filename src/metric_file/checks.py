@@ -74,7 +74,7 @@ _AGGREGATES = frozenset({"COUNT", "SUM", "AVG", "MIN", "MAX"})
 _CALLED_CLOCKS = frozenset({"NOW", "SYSDATE", "CURDATE", "CURTIME", "UNIX_TIMESTAMP", "RAND", "UUID", "UUID_SHORT"})
 _CLOCKS = _CALLED_CLOCKS | {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP",
                             "UTC_DATE", "UTC_TIME", "UTC_TIMESTAMP"}  # fmt: skip
-_CHOOSING = frozenset({"LEAST", "GREATEST", "COALESCE", "IFNULL", "NULLIF", "IF", "VALUES", "VALUE"})
+_CHOOSING = frozenset({"LEAST", "GREATEST", "COALESCE", "IFNULL", "NULLIF", "IF"})
 _CHOICES = frozenset({"", ",", "(", ")", "=", "<=>", "<>", "!=", "<", ">", "<=", ">=", "IS", "AND", "OR",
                       "WHEN", "THEN", "ELSE", "END"})  # fmt: skip
 _ASSIGNS = (("=",), (":=",))
@@ -642,7 +642,9 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         elif name in TABLES_OF_THE_RUN and (verb in ("UPDATE", "DELETE") or i == written_at):
             yield i, f"{name}: the run alone writes this table; remove the statement"
     other = _other_table_written(statement)
-    if other is not None:
+    if other is not None and verb == "UPDATE" and words[other + 1] != ".":
+        yield other, f"of several tables, say which one this changes: write its name or alias before {words[other]}"
+    elif other is not None:
         cure = f"write one {verb} for each table, that one first{' behind FROM' if verb == 'DELETE' else ''}"
         yield other, f"this writes another table than the first that it names; {cure}"
     is_comment = words[:2] == ("-", "-")  # for the rule comment-needs-blank
@@ -680,8 +682,9 @@ def _other_table_written(statement: Statement) -> int | None:
     if statement.verb == "UPDATE":
         start = next((i for i in places if words[i] == "SET"), len(code))
         starts = [i + 1 for i in places if start <= i < ends[0] and (i == start or words[i] == ",")]
-        named = [(i + 2 * (words[i + 3 : i + 4] == (".",)), i) for i in starts if words[i + 1 : i + 2] == (".",)]
-        return next((i for table, i in named if code[table].name not in own), None)
+        named = {i: i + 2 * (words[i + 3 : i + 4] == (".",)) for i in starts if words[i + 1 : i + 2] == (".",)}
+        is_joined = words[first - 1] == "(" or {",", "JOIN", "STRAIGHT_JOIN"} & {words[i] for i in places if i < start}
+        return next((i for i in starts if (code[named[i]].name not in own if i in named else is_joined)), None)
     start = next((i for i in places if words[i] == "FROM"), len(code))
     for i in range(statement.verb_at + 1, start):  # DELETE a, b.* FROM
         is_table = code[i].name and words[i] not in BEFORE_TABLE and words[i + 1] in (",", "FROM", ".")
@@ -917,8 +920,8 @@ def _added_to_itself(statement: Statement, start: int) -> Token | None:
         elif words[i] == "=" and not opened and column is None:
             column = code[i - 1]
         elif column and code[i].name == column.name and words[i + 1] != ".":
-            if any(words[at + 1] == "SELECT" for at in opened):
-                continue  # the column of another table
+            if any(words[at + 1] == "SELECT" or words[at - 1] in ("VALUES", "VALUE") for at in opened):
+                continue  # the column of another table, or the new value
             qualified = words[i - 1] == "."
             is_own = not qualified or (statement.target and code[i - 2].name == statement.target.name.lower())
             if is_own and not _is_chosen(words, i - 2 if qualified else i, i, opened):

@@ -173,11 +173,13 @@ def running_batches(catalog: Catalog, names: Collection[str], today: date, goes_
 
 
 def due_batch(
-    catalog: Catalog, due: Sequence[DueCell], left_out: Collection[tuple[str, date]], tried: Collection[date]
-) -> Batch | None:
+    catalog: Catalog, due: Sequence[DueCell], left_out: Collection[tuple[str, date]], tried: Collection[date],
+    done: Collection[date],
+) -> Batch | None:  # fmt: skip
     """Return the next date with cells that are due, and nothing else of that date; None if there is none.
 
-    A date that has not failed comes first, then the one whose last try is longest ago; among equals the oldest.
+    A date that has not failed comes first, then the one whose last try is longest ago; among equals the oldest. Dates
+    that are `done` tonight, and due again, come last: each hole that is filled before them reopens them once more.
     `left_out` are cells, and `tried` dates, that failed tonight.
     """
     by_date: dict[date, list[DueCell]] = {}
@@ -186,5 +188,5 @@ def due_batch(
             by_date.setdefault(cell.day, []).append(cell)
     if not by_date:
         return None
-    day = min(by_date, key=lambda day: (max(cell.failed_at for cell in by_date[day]), day))
+    day = min(by_date, key=lambda day: (day in done, max(cell.failed_at for cell in by_date[day]), day))
     return batch_of(catalog, Mode.INCREMENTAL, [day], [cell.name for cell in by_date[day]], goes_on=True)
