@@ -154,8 +154,7 @@ class Run:
 
     def _files_of(self, mode: Mode, names: Collection[str]) -> list[MetricFile]:
         """Return the files of names and of what they need."""
-        needed = self.catalog.helpers_needed(names).union(names)
-        needed = needed.union(*(self.catalog.work_tables_of(name) for name in needed))
+        needed = self.catalog.with_work_tables(self.catalog.helpers_needed(names).union(names))
         return [file for file in self.catalog.in_mode(mode) if file.name in needed]
 
     def _prepare(self, dates: Sequence[date]) -> None:

@@ -16,8 +16,8 @@ from unicodedata import normalize
 from src.errors import MetricFileError, UsageError
 from src.metric_file.file import Kind, MetricFile, Mode, parse
 from src.metric_file.period import DAY, Nightly, Period
-from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, function_of, reads_behind, reads_of, trigger_of
-from src.metric_file.text import METRICS_TABLE, SPACE, Statement, Table, Token, items, place
+from src.metric_file.reads import Behind, ForeignKey, Unclear, closure, reads_behind, reads_of, trigger_of
+from src.metric_file.text import METRICS_TABLE, SPACE, UPSERT, Statement, Table, Token, items, phrase_at, place
 
 EVERY_METRIC = "*"  # in `-- Reads:`
 _PREFIX = re.compile(r"([0-9]+)_+(?=.)")
@@ -211,10 +211,8 @@ class Catalog:
         if not self._behind:
             return []
         triggers = [(trigger_of(table), statement.code[0]) for table, statement in self.written_by(file)]
-        tables = [(str(table), token) for table, token in file.reads.tables.items()
-                  if table.name not in file.temporary_tables]  # fmt: skip
-        functions = [(function_of(function), token) for function, token in file.reads.functions.items()]
-        return [(name, token) for name, token in [*tables, *functions, *triggers] if name in self._behind]
+        named = file.reads.code_names(file.temporary_tables).items()
+        return [(name, token) for name, token in [*named, *triggers] if name in self._behind]
 
     def written_by(self, file: MetricFile) -> Iterator[tuple[Table, Statement]]:
         """Yield the lasting tables, but bi_metrics, that the statements of a file write, also through views."""
@@ -267,9 +265,7 @@ class Catalog:
         for statement in () if file.is_helper else file.statements[-1:]:
             used += [(each, (statement.line, statement.column)) for each in self.behind_metrics]
         for check in file.script.checks if self._behind else ():
-            reads = reads_of([check.statement])
-            names = [*((str(table), token) for table, token in reads.tables.items()),
-                     *((function_of(function), token) for function, token in reads.functions.items())]  # fmt: skip
+            names = reads_of([check.statement]).code_names().items()
             used += [(self._behind[name], (check.line, check.column + token.offset))
                      for name, token in names if name in self._behind]  # fmt: skip
         for behind, at in used:
@@ -283,13 +279,11 @@ class Catalog:
         """Tell whether stored functions that a file calls may write a table."""
         if not self._behind:
             return False
-        named = {*map(str, file.reads.tables), *map(function_of, file.reads.functions)}
-        return any(self._behind[name].written for name in named & self._behind.keys())
+        return any(self._behind[name].written for name in self._behind.keys() & file.reads.code_names())
 
     def behind_checks(self, file: MetricFile) -> list[Behind]:
         """Return what is behind the views and stored functions that the checks of a file use."""
-        named = {*map(str, file.reads_of_checks.tables), *map(function_of, file.reads_of_checks.functions)}
-        return [self._behind[name] for name in sorted(named & self._behind.keys())]
+        return [self._behind[name] for name in sorted(self._behind.keys() & file.reads_of_checks.code_names())]
 
     def checks_run_code(self, file: MetricFile) -> bool:
         """Tell whether a stored function is known to run with the checks of a file."""
@@ -352,6 +346,10 @@ class Catalog:
         """Return the work tables that a name reads, also through other work tables."""
         return frozenset(closure([name], self._work_tables_read))
 
+    def with_work_tables(self, names: Collection[str]) -> frozenset[str]:
+        """Return some names, and the work tables that they read."""
+        return frozenset(names).union(*map(self.work_tables_of, names))
+
     def dependents_of_work_table(self, name: str) -> frozenset[str]:
         """Return the names with cells that read a work table; none if the name is not one of a work table."""
         return frozenset(each for each in self.cells if name in self.work_tables_of(each))
@@ -377,7 +375,7 @@ class Catalog:
 
     @cached_property
     def ended(self) -> frozenset[str]:
-        """The names whose file is disabled and that no file of the night reads: nobody misses their new rows."""
+        """The names that may go without new rows: their file is disabled, and no file of the night reads them."""
         disabled = {file.name for file in self.files if file.disabled} - self.nightly.keys()
         return frozenset(name for name in disabled if not self.nightly.keys() & self.dependents.get(name, ()))
 
@@ -462,10 +460,9 @@ def split_name(file_name: str) -> tuple[int | None, str]:
 
 def _columns_updated(statement: Statement) -> set[str]:
     """Return the columns, in lower case, that ON DUPLICATE KEY UPDATE sets; none if it is not there."""
-    words = statement.words
-    start = next((i + 3 for i in range(len(words)) if words[i : i + 3] == ("DUPLICATE", "KEY", "UPDATE")), len(words))
+    start = phrase_at(statement.words, UPSERT)
     found = set()
-    for item in items(statement.code[start:]):
+    for item in items(statement.code[start + len(UPSERT) :]) if start is not None else ():
         before = list(takewhile(lambda token: token.text != "=", item))
         found |= {before[-1].name} if before else set()
     return found

@@ -301,7 +301,7 @@ class World:
         return found
 
     def inputs(self, name: str) -> set[str]:
-        """Return all names that one reads, directly or through others; nobody knows what a deleted metric has read."""
+        """Return all names that one reads, directly or through others; a deleted metric may have read every other."""
         deleted = {other for other, how in self.how.items() if how == "deleted"}
         reads = {each: metric.reads - {h for h in deleted if h[0] == "h"} for each, metric in self.metrics.items()}
         return closure(reads | {each: {*reads} for each in deleted}, name)

@@ -270,7 +270,7 @@ def test_the_command_it_prints_finishes_what_a_signal_has_interrupted(
     if done is not None:
         # The signal may come when a COMMIT is done and not yet noted: then that date runs twice.
         assert "Nothing was committed." not in done.stderr or len(interrupts.work.whole_dates()) <= 1
-        if "Resume with: " not in done.stderr:  # before the first date there is nothing to go on with
+        if "Resume with: " not in done.stderr:  # the signal came before the first date
             assert interrupts.work.whole_dates() == []
             return
         finished = resume(interrupts.work.project, done.stderr)

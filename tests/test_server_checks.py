@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from src.metric_file.parameters import Parameters
 from src.metric_file.server_checks import (
     _full_scans,
     ask_server,
-    code_behind,
     keyless_temporary_tables,
     named_zones,
     tables_without_a_date,
+    with_what_is_behind,
     wrong_engines,
 )
 from src.metric_file.step import Step, line_of
@@ -197,13 +197,13 @@ def test_a_table_that_cannot_roll_back_is_named_once_and_with_the_view_before_it
     assert found.endswith("run ALTER TABLE helper ENGINE = InnoDB" + told * behind)
 
 
-def definitions(project: Project) -> dict[str, str]:
+def definitions(project: Project) -> Mapping[str, str]:
     """Return what the server says of the views and functions that the files name."""
     catalog = load_catalog(project.folder / "sql")
     database = DatabaseManager(load_settings(project.folder, project.environment()))
     database.connect()
     try:
-        return code_behind(database, catalog)
+        return with_what_is_behind(database, catalog).behind_sql
     finally:
         database.close()
 
@@ -320,7 +320,7 @@ def zones_of(project: Project, **env: str) -> list[str]:
     """Return what named_zones() finds, with a parameter %(own_zone)s and what is behind the views."""
     catalog = load_catalog(project.folder / "sql")
     with connected(project, **env) as database:
-        catalog = replace(catalog, behind_sql=code_behind(database, catalog))
+        catalog = with_what_is_behind(database, catalog)
         files = [file for file in catalog.files if not file.disabled]
         return [str(each) for each in named_zones(database, files, {"own_zone": "Mars/Own"}, catalog)]
 

@@ -22,12 +22,14 @@ from src.metric_file.text import (
     METRICS_TABLE,
     OUR_TABLES,
     TABLES_OF_THE_RUN,
+    UPSERT,
     WRITERS,
     Statement,
     Table,
     Token,
     items,
     outermost,
+    phrase_at,
     place,
     unquoted,
 )
@@ -248,7 +250,7 @@ class _Rules:
         is_set_based_on_metrics = self.file.is_set_based and (reads.metrics or reads.unclear)
         for statement in self.file.lasting_writes():
             words, at, target = statement.words, statement.verb_at, statement.target
-            update = _phrase(words, "ON DUPLICATE KEY UPDATE")
+            update = phrase_at(words, UPSERT)
             if statement.verb == "DELETE" and target:
                 if fault := _fault_of_delete(statement):
                     faults.append((target, fault))
@@ -266,7 +268,7 @@ class _Rules:
                 cure = next((fault for table, fault in faults if target.is_same(table)), cure)
                 message = f"a date that is run again must replace its rows and no others; {cure}"
                 yield statement.code[at], message
-            elif added := _added_to_itself(statement, update + 4):
+            elif added := _added_to_itself(statement, update + len(UPSERT)):
                 message = f"{_cut(added.text)} is added to what is there, once more whenever a date is run again"
                 yield added, f"{message}; write {_cut(added.text)} = VALUES({_cut(added.text)})"
             elif statement.writes_metrics and is_set_based_on_metrics and "VALUES" not in words[update:]:
@@ -463,9 +465,8 @@ class _Rules:
         """A @variable that the file does not set is NULL: nothing is left of what another file set."""
         read: dict[str, Token] = {}
         known: set[str] = set()
-        into = False
         for statement in self.script.statements:
-            words, targets = statement.words, _set_targets(statement)
+            targets = _set_targets(statement)
             for i, token in enumerate(statement.code):
                 if token.kind == "variable":
                     name = token.text.lower()
@@ -473,10 +474,8 @@ class _Rules:
                     if name in targets.values() and name not in known and i not in targets:
                         why = "is still NULL here, as a SET computes all its values first"
                         yield token, f"{_cut(token.text)} {why}; set it before, in a SET of its own"
-                    elif i not in targets and (into or words[i + 1] == ":="):
+                    elif i not in targets and i in statement.assigned:
                         known.add(name)
-                else:
-                    into = words[i] == "INTO" or (into and words[i] == ",")
             known.update(targets.values())
         for token in (read[name] for name in read.keys() - known):
             yield token, f"{_cut(token.text)} is read here and set nowhere; set it, or correct its name"
@@ -641,12 +640,8 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
             yield i, f"{verb} with bi_metrics; write its row by INSERT ... ON DUPLICATE KEY UPDATE, and {read}"
         elif name in TABLES_OF_THE_RUN and (verb in ("UPDATE", "DELETE") or i == written_at):
             yield i, f"{name}: the run alone writes this table; remove the statement"
-    other = _other_table_written(statement)
-    if other is not None and verb == "UPDATE" and words[other + 1] != ".":
-        yield other, f"of several tables, say which one this changes: write its name or alias before {words[other]}"
-    elif other is not None:
-        cure = f"write one {verb} for each table, that one first{' behind FROM' if verb == 'DELETE' else ''}"
-        yield other, f"this writes another table than the first that it names; {cure}"
+    if (other := _other_table_written(statement)) is not None:
+        yield other, _refusal_of_other_table(statement, other)
     is_comment = words[:2] == ("-", "-")  # for the rule comment-needs-blank
     if verb not in _ALLOWED and not is_comment and not " ".join(words[:6]).startswith(_TEMPORARY):
         default = "write what it does as plain statements that read and write rows"
@@ -665,7 +660,7 @@ def _refusals(statement: Statement, database: str) -> Iterator[tuple[int, str]]:
         if words[i] == "RETURNING":
             yield i, "RETURNING hides from the run how many rows were written; remove it"
     for phrase in _PHRASES:
-        if (at := _phrase(words, phrase)) is not None:
+        if (at := phrase_at(words, tuple(phrase.split()))) is not None:
             why = "a file cannot be rolled back" if "INTO" in phrase else "the application would wait for the date"
             yield at, f"{phrase} is refused: {why}; a plain SELECT is enough"
 
@@ -692,6 +687,15 @@ def _other_table_written(statement: Statement) -> int | None:
             return i
     using = next((i for i in places if words[i] == "USING" and words[i + 1] != "("), 0)
     return next((i + 1 for i in places if start < i < using and words[i] == ","), None)
+
+
+def _refusal_of_other_table(statement: Statement, at: int) -> str:
+    """Return why the statement must not write what it names at an index, and what to write instead."""
+    words, verb = statement.words, statement.verb
+    if verb == "UPDATE" and words[at + 1] != ".":
+        return f"of several tables, say which one this changes: write its name or alias before {words[at]}"
+    cure = f"write one {verb} for each table, that one first{' behind FROM' if verb == 'DELETE' else ''}"
+    return f"this writes another table than the first that it names; {cure}"
 
 
 def _setting(statement: Statement, i: int) -> str:
@@ -850,15 +854,6 @@ def _nearest(name: str, known: frozenset[str]) -> str:
 def _row_maker(file: MetricFile) -> Token:
     """Return the first token of the statement that makes the metric's row."""
     return next((s for s in file.statements if s.writes_metrics), file.statements[-1]).code[0]
-
-
-def _phrase(words: tuple[str, ...], phrase: str) -> int | None:
-    """Return the index of the first of some words that follow each other."""
-    parts = tuple(phrase.split())
-    if parts[0] not in words:
-        return None
-    found = (i for i, word in enumerate(words) if word == parts[0] and words[i : i + len(parts)] == parts)
-    return next(found, None)
 
 
 def _number_of_groups(statement: Statement) -> int:

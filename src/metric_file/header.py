@@ -45,7 +45,7 @@ class HeaderLine:
 
     @property
     def comment(self) -> str:
-        """What the comments in a query say: how its author names what it finds."""
+        """The texts of the comments in a query, in which its author says what a row of it means."""
         comments = (token.text for token in read(self.value) if token.kind == "comment")
         return " ".join(filter(None, (_COMMENT_MARKS.sub("", text) for text in comments)))
 

@@ -67,6 +67,11 @@ class Reads:
     updated: dict[Table, Token] = field(default_factory=dict)  # by an UPDATE, which needs rows that are there
     functions: dict[Table, Token] = field(default_factory=dict)  # in lower case, with those of the server
 
+    def code_names(self, temporary_tables: Collection[str] = ()) -> dict[str, Token]:
+        """Return the names by which definitions are found: any table may be a view, any function a stored one."""
+        views = {str(table): token for table, token in self.tables.items() if table.name not in temporary_tables}
+        return {**views, **{function_of(function): token for function, token in self.functions.items()}}
+
 
 def reads_of(statements: Iterable[Statement]) -> Reads:
     """Return what statements read. Never raises, whatever the text is."""
@@ -211,9 +216,9 @@ def _written_tables(name: str, tokens: Iterable[Token]) -> Iterator[Table]:
 
 
 def _places_written(statement: Statement) -> Iterator[int]:
-    """Yield where a statement names the tables that it writes.
+    """Yield the index in the code of the name of each table that a statement writes.
 
-    Of joined ones, those of SET a.x, b.y or DELETE a, b; all if a column of SET names no table.
+    Of joined tables, SET a.x, b.y writes a and b, as does DELETE a, b. If a column of SET names no table, all count.
     """
     code, words = statement.code, statement.words
     end = len(code)

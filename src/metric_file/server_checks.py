@@ -114,19 +114,19 @@ def wrong_engines(database: DatabaseManager, files: Iterable[MetricFile], catalo
 
 def with_what_is_behind(database: DatabaseManager, catalog: Catalog) -> Catalog:
     """Return the catalog with what the server knows of the names in its files."""
-    catalog = replace(catalog, behind_sql=code_behind(database, catalog))
-    return replace(catalog, foreign_keys=foreign_keys(database, catalog))
+    schemas = _schemas(database)
+    catalog = replace(catalog, behind_sql=code_behind(database, catalog, schemas))
+    return replace(catalog, foreign_keys=foreign_keys(database, catalog, schemas))
 
 
-def code_behind(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
+def code_behind(database: DatabaseManager, catalog: Catalog, schemas: Mapping[str, str]) -> dict[str, str]:
     """Return the definition of each view and routine that a file, or one of them, names, and of triggers.
 
     Keys are names in lower case, with a schema if one is named, as str(), function_of() and the like give them; "" is a
     definition that this account may not read. The triggers are those of bi_metrics, and of the tables that files, or
     what is found, write.
     """
-    schemas = _schemas(database)
-    written = {s.target.lower() for f in catalog.files for s in f.lasting_writes() if s.target and not s.writes_metrics}
+    written = {table for file in catalog.files for table, _ in catalog.written_by(file)}
     reads = [each for file in catalog.files for each in (file.reads, file.reads_of_checks)]
     wanted: dict[Callable[[Table], str], set[Table]] = {
         str: written.union(*(each.tables for each in reads)),
@@ -158,15 +158,12 @@ def code_behind(database: DatabaseManager, catalog: Catalog) -> dict[str, str]:
     return definitions
 
 
-def foreign_keys(database: DatabaseManager, catalog: Catalog) -> frozenset[ForeignKey]:
+def foreign_keys(database: DatabaseManager, catalog: Catalog, schemas: Mapping[str, str]) -> frozenset[ForeignKey]:
     """Return the foreign keys that change rows along with those that files, or the code that they run, write.
 
     They are looked for in the databases of these tables, and are those that this account may see.
     """
     written = set().union(*(catalog.every_table_written(file) for file in catalog.files))
-    if not written:
-        return frozenset()
-    schemas = _schemas(database)
     keys = set()
     for schema in {table.schema for table in written} & schemas.keys():
         for row in database.query(_FOREIGN_KEYS, (schemas[schema], schemas[schema])):
@@ -261,13 +258,10 @@ def _constant_variables(statements: Iterable[Statement], known: Mapping[str, str
         for item in set_items:
             if len(item) > 2 and item[0].kind == "variable":
                 found.setdefault(item[0].text.lower(), []).append(_constant(item[2:], known))
-        starts, into = [item[0] for item in set_items if item], False
-        for token, following in zip(statement.code, statement.words[1:], strict=True):
-            if token.kind == "variable":
-                if into or (following == ":=" and token not in starts):
-                    found.setdefault(token.text.lower(), []).append("")
-            else:
-                into = token.text.upper() == "INTO" or (into and token.text == ",")
+        starts = [item[0] for item in set_items if item]
+        for token in (statement.code[i] for i in statement.assigned):
+            if token not in starts:
+                found.setdefault(token.text.lower(), []).append("")
     return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0]}
 
 

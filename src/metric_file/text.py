@@ -40,6 +40,7 @@ _TOKEN = re.compile(
 )
 SPACE = frozenset({"blank", "comment"})
 _DOUBLED = frozenset({"percent", "string", "name"})  # where %% stands for %
+UPSERT = ("ON", "DUPLICATE", "KEY", "UPDATE")
 BEFORE_TABLE = {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO", "IF", "NOT", "EXISTS"}
 _ESCAPES = str.maketrans({"\0": r"\0", "\n": r"\n", "\r": r"\r", "\x1a": r"\Z", "\\": r"\\", "'": r"\'", '"': r"\""})
 _UNESCAPES = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": r"\%", "_": r"\_"}
@@ -107,6 +108,17 @@ class Statement:
     def names(self) -> tuple[str, ...]:
         """The names of `code`, each as Token.name gives it, and an empty one at the end."""
         return (*(token.name for token in self.code), "")
+
+    @cached_property
+    def assigned(self) -> tuple[int, ...]:
+        """The indexes in `code` of the @variables behind INTO and before `:=`."""
+        found, into = [], False
+        for i, token in enumerate(self.code):
+            if token.kind != "variable":
+                into = self.words[i] == "INTO" or (into and self.words[i] == ",")
+            elif into or self.words[i + 1] == ":=":
+                found.append(i)
+        return tuple(found)
 
     @cached_property
     def verb_at(self) -> int:
@@ -213,6 +225,13 @@ def outermost(words: Iterable[str]) -> Iterator[int]:
         depth += (word == "(") - (word == ")")
         if depth <= 0 and word != ")":
             yield i
+
+
+def phrase_at(words: tuple[str, ...], phrase: tuple[str, ...]) -> int | None:
+    """Return the index of the first of some words that follow each other; None if they do not."""
+    if phrase[0] not in words:
+        return None
+    return next((i for i in range(len(words)) if words[i : i + len(phrase)] == phrase), None)
 
 
 def items(tokens: Iterable[Token]) -> list[list[Token]]:

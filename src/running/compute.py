@@ -193,7 +193,7 @@ class Computation:
         if self._may_read_unsent(step.file):
             self._send_rows()
         behind = self._catalog.behind(step.file)
-        with self._db.leaving_nothing(step.cleanup(behind), self._catalog.runs_code(step.file)):
+        with self._db.leaving_nothing(step.cleanup(behind), any(each.is_code for each in behind)):
             rows_of_metrics, rows_of_others, ahead = self._execute_statements(step, before)
         by_whom = " by a reader" if ahead else ""
         milliseconds = ahead.milliseconds if ahead else round((time.monotonic() - clock) * 1000)

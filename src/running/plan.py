@@ -130,7 +130,7 @@ def batch_of(
     every = Batch(mode, tuple(dates), catalog.in_mode(mode), with_running=with_running, today=today)
     chosen = frozenset(name for name in names if every.dates_of.get(name))
     needed = frozenset(name for name in catalog.helpers_needed(chosen) - chosen if every.dates_of.get(name))
-    wanted = chosen.union(needed, *(catalog.work_tables_of(name) for name in chosen | needed))
+    wanted = catalog.with_work_tables(chosen | needed)
     files = tuple(file for file in every.files if file.name in wanted)
     return replace(every, files=files, if_needed=needed, goes_on=goes_on)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -78,14 +78,14 @@ def _parse(text: str) -> Any:
 def is_readable(text: str) -> bool:
     """Tell whether every reader understands a JSON text, which MariaDB takes, and all of them the same."""
     try:
-        json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=_refuse_doubles)
+        _loads(text, _refuse_doubles)
     except UNREADABLE_JSON:
         return False
     return True
 
 
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=_object)
+def _loads(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    return json.loads(text, parse_float=Decimal, parse_int=_integer, object_pairs_hook=pairs_hook or _object)
 
 
 def _integer(digits: str) -> int | Decimal:

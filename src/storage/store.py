@@ -172,8 +172,8 @@ class MetricStore:
             "UNION ALL SELECT NULL, NULL FROM (SELECT 1 AS one) AS always "
             "WHERE NOT EXISTS (SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() "
             "AND table_name = 'bi_metric_state' AND column_name = %s) "
-            "UNION ALL (SELECT metrics, CAST(MIN(metric_date) AS CHAR) FROM bi_metrics GROUP BY metrics "
-            "HAVING MIN(metric_date) < %s LIMIT 1)",
+            "UNION ALL (SELECT metrics, CAST(metric_date AS CHAR) FROM bi_metrics WHERE metric_date < %s "
+            "ORDER BY metric_date LIMIT 1)",
             (NEWEST_COLUMN, OLDEST_DATE),
         )  # fmt: skip
         if (None, None) in wrong:  # a run would store some states, and the upgrade would take them for all
